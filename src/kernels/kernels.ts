@@ -135,7 +135,7 @@ export interface Kernels {
   /**
    * part.out = x part.weight^T for every part; one call shares the preparation of x.
    * With q8_0 weights x is quantized too: blocks of 32, scale = max|x| / 127 kept in f32, codes
-   * rounded half away from zero; the block products are exact integers, summed in f32.
+   * rounded half away from zero (zero where 1 / scale is not finite); the block products are exact integers, summed in f32.
    * @param x f32 [n, columns]
    */
   linear(x: Tensor, parts: readonly LinearPart[]): void;
@@ -156,8 +156,8 @@ export interface Kernels {
   storeRows(x: Tensor, page: Tensor, slot: number): void;
   /**
    * Signs of a projection: bit r of page[h, slot + i] is 1 iff <projection[h * Hkv / heads, r], q> >= 0,
-   * where q is x[i, h] rounded to 15 bits, x * 32767 / max|x|, half away from zero. Sums are exact
-   * integers, so every backend gives the same bits for the same x.
+   * where q is x[i, h] rounded to 15 bits, x * (32767 / max|x|), half away from zero (zero where that
+   * factor is not finite). Sums are exact integers, so every backend gives the same bits for the same x.
    * @param x          f32 [n, heads, D], D <= 512
    * @param projection i8 [Hkv, b, D]; heads is a multiple of Hkv
    * @param page       u32 [heads, P, b / 32]

@@ -1,0 +1,412 @@
+import { ensure, KvError } from '../errors/errors.ts';
+import { bf16ToF32, f16ToF32, f32ToF16 } from '../math/f16.ts';
+import { checkAttend, check } from './check.ts';
+import type {
+  AttendShape,
+  HostArray,
+  KernelBuffer,
+  Kernels,
+  LinearPart,
+  Page,
+  RopeStyle,
+  Segment,
+  Tensor,
+} from './kernels.ts';
+import { bytesOf, hostView, rows } from './tensor.ts';
+
+class HostBuffer implements KernelBuffer {
+  readonly memory: ArrayBuffer;
+  readonly sizeBytes: number;
+  freed = false;
+
+  constructor(sizeBytes: number) {
+    this.memory = new ArrayBuffer(sizeBytes);
+    this.sizeBytes = sizeBytes;
+  }
+}
+
+/**
+ * The oracle: every kernel as plainly as it can be written, sums in f64. Use it to check another
+ * backend or to read what a kernel means; it is some hundred times slower than they are.
+ */
+export class ReferenceKernels implements Kernels {
+  readonly backend = 'reference';
+  readonly description = 'reference: plain TypeScript, one thread';
+  readonly threads = 1;
+  private allocated = 0;
+
+  get allocatedBytes(): number {
+    return this.allocated;
+  }
+
+  alloc(sizeBytes: number): KernelBuffer {
+    try {
+      const buffer = new HostBuffer(sizeBytes);
+      this.allocated += sizeBytes;
+      return buffer;
+    } catch (cause) {
+      throw new KvError(
+        'memory',
+        `reference: cannot allocate ${sizeBytes} bytes beside the ${this.allocated} in use. Use a smaller context or a smaller model.`,
+        { cause },
+      );
+    }
+  }
+
+  free(buffer: KernelBuffer): void {
+    const host = own(buffer);
+    ensure(!host.freed, 'shape', () => 'reference: this buffer was freed before.');
+    host.freed = true;
+    this.allocated -= host.sizeBytes;
+  }
+
+  view(t: Tensor): HostArray {
+    const host = own(t.buffer);
+    ensure(!host.freed, 'shape', () => 'reference: this buffer was freed.');
+    return hostView(t, host.memory, 0);
+  }
+
+  read(t: Tensor): Promise<HostArray> {
+    return Promise.resolve(this.view(t).slice());
+  }
+
+  write(t: Tensor, data: HostArray): void {
+    check.write(t, data, this.view(t));
+    this.view(t).set(data);
+  }
+
+  copy(source: Tensor, target: Tensor): void {
+    check.copy(source, target);
+    this.view(bytesOf(target)).set(this.view(bytesOf(source)));
+  }
+
+  embed(table: Tensor, ids: Int32Array, out: Tensor): void {
+    check.embed(table, ids, out);
+    const y = this.f32(out);
+    const columns = table.shape[1];
+    ids.forEach((id, i) => y.set(this.dequantize(rows(table, id, 1)), i * columns));
+  }
+
+  rmsNorm(x: Tensor, weight: Tensor, eps: number, out: Tensor): void {
+    check.rmsNorm(x, weight, out);
+    const [n, d] = x.shape;
+    const w = this.f32(weight);
+    for (let i = 0; i < n; i++) {
+      const row = this.f32(rows(x, i, 1));
+      refuseNonFinite('rmsNorm', row);
+      const meanSquare = row.reduce((sum, v) => sum + v * v, 0) / d;
+      const factor = 1 / Math.sqrt(meanSquare + eps);
+      this.f32(rows(out, i, 1)).set(row.map((v, c) => v * factor * w[c]));
+    }
+  }
+
+  linear(x: Tensor, parts: readonly LinearPart[]): void {
+    check.linear(x, parts);
+    const [n, columns] = x.shape;
+    for (let i = 0; i < n; i++) {
+      const input = this.f32(rows(x, i, 1));
+      refuseNonFinite('linear', input);
+      for (const { weight, out } of parts) {
+        const seen = weight.dtype === 'q8_0' ? roundTripQ8(input) : input;
+        const y = this.f32(rows(out, i, 1));
+        for (let r = 0; r < y.length; r++) {
+          const w = this.dequantize(rows(weight, r, 1));
+          let sum = 0;
+          for (let c = 0; c < columns; c++) sum += w[c] * seen[c];
+          y[r] = sum;
+        }
+      }
+    }
+  }
+
+  rope(x: Tensor, table: Tensor, style: RopeStyle): void {
+    check.rope(x, table);
+    const [n, heads, d] = x.shape;
+    const pairs = table.shape[1];
+    const values = this.f32(x);
+    const cosSin = this.f32(table);
+    for (let i = 0; i < n; i++) {
+      for (let h = 0; h < heads; h++) {
+        const base = (i * heads + h) * d;
+        for (let p = 0; p < pairs; p++) {
+          const a = base + (style === 'adjacent' ? 2 * p : p);
+          const b = style === 'adjacent' ? a + 1 : a + pairs;
+          const cos = cosSin[(i * pairs + p) * 2];
+          const sin = cosSin[(i * pairs + p) * 2 + 1];
+          const [u, v] = [values[a], values[b]];
+          values[a] = u * cos - v * sin;
+          values[b] = u * sin + v * cos;
+        }
+      }
+    }
+  }
+
+  add(x: Tensor, y: Tensor): void {
+    check.sameShape('add', x, y);
+    const b = this.f32(y);
+    this.f32(x).forEach((v, i, a) => (a[i] = v + b[i]));
+  }
+
+  swiglu(gate: Tensor, up: Tensor): void {
+    check.sameShape('swiglu', gate, up);
+    const u = this.f32(up);
+    this.f32(gate).forEach((g, i, a) => (a[i] = (g / (1 + Math.exp(-g))) * u[i]));
+  }
+
+  storeRows(x: Tensor, page: Tensor, slot: number): void {
+    check.storeRows(x, page, slot);
+    const target = this.view(page);
+    const d = x.shape[2];
+    this.eachRow('storeRows', x, page, slot, (row, at) => {
+      if (page.dtype === 'f32') target.set(row, at * d);
+      else target.set(Array.from(row, f32ToF16), at * d);
+    });
+  }
+
+  storeSketch(x: Tensor, projection: Tensor, page: Tensor, slot: number): void {
+    check.storeSketch(x, projection, page, slot);
+    const heads = x.shape[1];
+    const [nKvHeads, bits, d] = projection.shape;
+    const words = bits / 32;
+    const r = this.view(projection);
+    const target = this.view(page);
+    this.eachRow('storeSketch', x, page, slot, (row, at, head) => {
+      const q = roundTo15Bits(row);
+      const base = Math.floor((head * nKvHeads) / heads) * bits * d;
+      target.fill(0, at * words, (at + 1) * words);
+      for (let bit = 0; bit < bits; bit++) {
+        let sum = 0;
+        for (let c = 0; c < d; c++) sum += r[base + bit * d + c] * q[c];
+        if (sum >= 0) target[at * words + (bit >> 5)] |= 1 << (bit & 31);
+      }
+    });
+  }
+
+  storeAffine4(x: Tensor, codes: Tensor, params: Tensor, slot: number): void {
+    check.storeAffine4(x, codes, params, slot);
+    const half = x.shape[2] / 2;
+    const nibbles = this.view(codes);
+    const minStep = this.view(params);
+    this.eachRow('storeAffine4', x, codes, slot, (row, at) => {
+      const low = Math.min(...row);
+      const high = Math.max(...row);
+      ensure(
+        low >= -65504 && high <= 65504,
+        'range',
+        () =>
+          `storeAffine4: a value is ${Math.abs(low) > high ? low : high}; f16 scales hold up to 65504. Use an f32 value cache.`,
+      );
+      const minimumBits = roundedDown(low);
+      const minimum = f16ToF32(minimumBits);
+      const stepBits = roundedUp(Math.fround(Math.fround(high - minimum) / 15));
+      const step = f16ToF32(stepBits);
+      minStep[at * 2] = minimumBits;
+      minStep[at * 2 + 1] = stepBits;
+      const code = (v: number) => {
+        if (step === 0) return 0;
+        const steps = Math.fround(Math.fround(v - minimum) / step);
+        return Math.min(15, Math.max(0, Math.floor(Math.fround(steps + 0.5))));
+      };
+      for (let i = 0; i < half; i++) {
+        nibbles[at * half + i] = code(row[i]) | (code(row[i + half]) << 4);
+      }
+    });
+  }
+
+  scores(segment: Segment, shape: AttendShape, out: Tensor): void {
+    checkAttend([segment], shape);
+    check.scores(segment, shape, out);
+    const logits = this.f32(out);
+    for (let h = 0; h < shape.nHeads; h++) {
+      for (let i = 0; i < shape.n; i++) {
+        for (let j = 0; j < segment.length; j++) {
+          logits[(h * shape.n + i) * segment.length + j] = this.logit(segment, shape, h, i, j);
+        }
+      }
+    }
+  }
+
+  attend(segments: readonly Segment[], shape: AttendShape, out: Tensor): void {
+    checkAttend(segments, shape);
+    check.attend(shape, out);
+    const { n, nHeads, nKvHeads, headDimV } = shape;
+    const y = this.f32(out);
+    for (let h = 0; h < nHeads; h++) {
+      const kvHead = Math.floor((h * nKvHeads) / nHeads);
+      for (let i = 0; i < n; i++) {
+        const seen: { logit: number; value: Float32Array }[] = [];
+        for (const segment of segments) {
+          for (let j = 0; j < segment.length; j++) {
+            const logit = this.logit(segment, shape, h, i, j);
+            if (logit > -Infinity) seen.push({ logit, value: this.value(segment, kvHead, j) });
+          }
+        }
+        const max = seen.reduce((m, { logit }) => Math.max(m, logit), -Infinity);
+        const total = seen.reduce((sum, { logit }) => sum + Math.exp(logit - max), 0);
+        const sums = new Float64Array(headDimV);
+        for (const { logit, value } of seen) {
+          const weight = Math.exp(logit - max) / total;
+          for (let c = 0; c < headDimV; c++) sums[c] += weight * value[c];
+        }
+        y.set(sums, (i * nHeads + h) * headDimV);
+      }
+    }
+  }
+
+  dispose(): void {
+    this.allocated = 0;
+  }
+
+  /** Logit of query i, head h for the segment's j-th position; -Infinity where it is not visible. */
+  private logit(segment: Segment, shape: AttendShape, h: number, i: number, j: number): number {
+    const distance = shape.start + i - (segment.first + j);
+    if (distance < segment.minDistance || distance > segment.maxDistance) return -Infinity;
+    const { nHeads, nKvHeads, headDimK, n } = shape;
+    const kvHead = Math.floor((h * nKvHeads) / nHeads);
+    const { page, row } = locate(segment, kvHead, j);
+    const query = this.view(segment.query);
+    let raw = 0;
+    if (segment.keyForm === 'sketch') {
+      const words = segment.query.shape[2];
+      const keys = this.view(page.keys);
+      for (let w = 0; w < words; w++) {
+        raw += 32 - 2 * popcount(query[(h * n + i) * words + w] ^ keys[row * words + w]);
+      }
+    } else {
+      const key = this.dequantize(rowOf(page.keys, row));
+      for (let c = 0; c < headDimK; c++) raw += query[(i * nHeads + h) * headDimK + c] * key[c];
+    }
+    return raw * this.f32(segment.scale)[h];
+  }
+
+  private value(segment: Segment, kvHead: number, j: number): Float32Array {
+    const { page, row } = locate(segment, kvHead, j);
+    if (segment.valueForm !== 'affine4') return this.dequantize(rowOf(page.values, row));
+    if (!page.valueParams)
+      throw new KvError('shape', 'attend: an affine4 page has no valueParams.');
+    const params = this.view(page.valueParams);
+    const [minimum, step] = [f16ToF32(params[row * 2]), f16ToF32(params[row * 2 + 1])];
+    const bytes = this.view(rowOf(page.values, row));
+    const codes = [...bytes.map((b) => b & 15), ...bytes.map((b) => b >> 4)];
+    return Float32Array.from(codes, (code) => minimum + step * code);
+  }
+
+  /** Calls `each` with every row of x, its row number in the page, and its head. */
+  private eachRow(
+    kernel: string,
+    x: Tensor,
+    page: Tensor,
+    slot: number,
+    each: (row: Float32Array, at: number, head: number) => void,
+  ): void {
+    const [n, heads, d] = x.shape;
+    const pageLength = page.shape[1];
+    const values = this.f32(x);
+    refuseNonFinite(kernel, values);
+    for (let i = 0; i < n; i++) {
+      for (let h = 0; h < heads; h++) {
+        const start = (i * heads + h) * d;
+        each(values.subarray(start, start + d), h * pageLength + slot + i, h);
+      }
+    }
+  }
+
+  private dequantize(t: Tensor): Float32Array {
+    const raw = this.view(t);
+    switch (t.dtype) {
+      case 'f32':
+        return raw as Float32Array;
+      case 'f16':
+        return Float32Array.from(raw, f16ToF32);
+      case 'bf16':
+        return Float32Array.from(raw, bf16ToF32);
+      case 'q8_0':
+        return Float32Array.from({ length: (raw.length / 34) * 32 }, (_, i) => {
+          const block = Math.floor(i / 32) * 34;
+          const scale = f16ToF32(raw[block] | (raw[block + 1] << 8));
+          return scale * ((raw[block + 2 + (i % 32)] << 24) >> 24);
+        });
+      default:
+        throw new KvError(
+          'shape',
+          `reference: ${t.dtype} is not a type of numbers to compute with.`,
+        );
+    }
+  }
+
+  private f32(t: Tensor): Float32Array {
+    return this.view(t) as Float32Array;
+  }
+}
+
+function own(buffer: KernelBuffer): HostBuffer {
+  if (buffer instanceof HostBuffer) return buffer;
+  throw new KvError('shape', 'reference: this buffer belongs to another backend.');
+}
+
+/** Row `row` of a page tensor [heads, P, ...], counting over heads and slots. */
+function rowOf(page: Tensor, row: number): Tensor {
+  const [heads, pageLength, ...rest] = page.shape;
+  return rows({ ...page, shape: [heads * pageLength, ...rest] }, row, 1);
+}
+
+function locate(segment: Segment, kvHead: number, j: number): { page: Page; row: number } {
+  const page = segment.pages[Math.floor(j / segment.pageLength)];
+  return { page, row: kvHead * segment.pageLength + (j % segment.pageLength) };
+}
+
+function refuseNonFinite(kernel: string, values: Float32Array): void {
+  const bad = values.findIndex((v) => !Number.isFinite(v));
+  ensure(
+    bad < 0,
+    'not-finite',
+    () => `${kernel}: element ${bad} is ${values[bad]}. The model's weights or input are damaged.`,
+  );
+}
+
+/** Half away from zero, the rounding of C's roundf. */
+function roundHalfAway(x: number): number {
+  return Math.sign(x) * Math.floor(Math.abs(x) + 0.5);
+}
+
+/** The inverse of a scale; a vector too small for one counts as zero. */
+function finiteOrZero(inverse: number): number {
+  return Number.isFinite(inverse) ? inverse : 0;
+}
+
+/** x as its q8 codes say it: blocks of 32, scale = max|x| / 127. */
+function roundTripQ8(x: Float32Array): Float32Array {
+  const out = new Float32Array(x.length);
+  for (let start = 0; start < x.length; start += 32) {
+    const block = x.subarray(start, start + 32);
+    const scale = Math.fround(block.reduce((m, v) => Math.max(m, Math.abs(v)), 0) / 127);
+    const inverse = finiteOrZero(Math.fround(1 / scale));
+    block.forEach((v, i) => (out[start + i] = scale * roundHalfAway(Math.fround(v * inverse))));
+  }
+  return out;
+}
+
+function roundTo15Bits(x: Float32Array): number[] {
+  const max = x.reduce((m, v) => Math.max(m, Math.abs(v)), 0);
+  const factor = finiteOrZero(Math.fround(32767 / max));
+  return Array.from(x, (v) => roundHalfAway(Math.fround(v * factor)));
+}
+
+function popcount(x: number): number {
+  let count = 0;
+  for (let bits = x >>> 0; bits; bits = (bits & (bits - 1)) >>> 0) count++;
+  return count;
+}
+
+/** Bits of the largest f16 that is not above x. */
+function roundedDown(x: number): number {
+  const bits = f32ToF16(x);
+  if (f16ToF32(bits) <= x) return bits;
+  if (bits === 0) return 0x8001;
+  return bits & 0x8000 ? bits + 1 : bits - 1;
+}
+
+/** Bits of the smallest f16 that is not below x. */
+function roundedUp(x: number): number {
+  return roundedDown(-x) ^ 0x8000;
+}
