@@ -1,0 +1,339 @@
+/**
+ * Makes llama-architecture GGUF files with random weights, for tests and benchmarks. The files are
+ * valid enough for llama.cpp to load and run, so that both engines can be held side by side.
+ */
+import { KvError } from '../errors/errors.ts';
+import { encode, type WeightDType } from '../format/blocks.ts';
+import { writeFileAtomically } from '../format/file-node.ts';
+import { writeGguf, type GgufEntry, type TensorToWrite } from '../format/gguf-write.ts';
+import type { ByteSink } from '../format/source.ts';
+import { dtypeBlocks } from '../math/dtype.ts';
+import { Random } from '../math/random.ts';
+
+export interface ForgeOptions {
+  /** nHeads * headDim if left out */
+  dModel?: number;
+  nLayers: number;
+  nHeads: number;
+  nKvHeads: number;
+  headDim: number;
+  dFeedForward: number;
+  vocab: number;
+  /** Type of the matrices; one whose rows are no multiple of 32 is F16 where this says Q8_0. */
+  type: 'F32' | 'F16' | 'BF16' | 'Q8_0';
+  /** true: no `output.weight`, logits come from the embedding */
+  tied: boolean;
+  ropeTheta?: number;
+  /** Llama 3's frequency scaling, written as `rope_freqs.weight` */
+  ropeScaling?: {
+    factor: number;
+    lowFreqFactor: number;
+    highFreqFactor: number;
+    originalContextLength: number;
+  };
+  contextLength: number;
+  seed: number;
+  /** `bpe` needs a vocab of 257 or more, `spm` of 259; node-llama-cpp aborts on `none` */
+  tokenizer: 'bpe' | 'spm' | 'none';
+}
+
+/** The shape of SmolLM2-135M, the usual size for benchmarks on a small machine. */
+export const smolLm2Shape = {
+  nLayers: 30,
+  dModel: 576,
+  nHeads: 9,
+  nKvHeads: 3,
+  headDim: 64,
+  dFeedForward: 1536,
+  vocab: 49152,
+  contextLength: 8192,
+  ropeTheta: 100_000,
+  tied: true,
+} as const;
+
+/** Writes the model to a file; a seed gives the same weights in every type, rounded to it. */
+export async function forgeGguf(path: string, options: ForgeOptions): Promise<void> {
+  await writeFileAtomically(path, (sink) => forgeTo(sink, options));
+}
+
+/** The model as bytes in memory, for small ones. */
+export function forgeBytes(options: ForgeOptions): Promise<Uint8Array> {
+  return writtenBytes((sink) => forgeTo(sink, options));
+}
+
+/** Everything that `write` writes, in memory. */
+export async function writtenBytes(
+  write: (sink: ByteSink) => Promise<void>,
+): Promise<Uint8Array<ArrayBuffer>> {
+  const parts: Uint8Array<ArrayBuffer>[] = [];
+  await write({ write: async (bytes) => void parts.push(new Uint8Array(bytes)) });
+  return new Uint8Array(await new Blob(parts).arrayBuffer());
+}
+
+async function forgeTo(sink: ByteSink, options: ForgeOptions): Promise<void> {
+  const metadata = new Map([...modelMetadata(options), ...tokenizerMetadata(options)]);
+  await writeGguf(sink, { metadata, tensors: modelTensors(options) });
+}
+
+const fileTypes = { F32: 0, F16: 1, Q8_0: 7, BF16: 32 };
+
+const u32 = (value: number): GgufEntry => ({ type: 'u32', value });
+const f32 = (value: number): GgufEntry => ({ type: 'f32', value });
+const string = (value: string): GgufEntry => ({ type: 'string', value });
+
+function modelMetadata(o: ForgeOptions): [string, GgufEntry][] {
+  return [
+    ['general.architecture', string('llama')],
+    ['general.name', string(`forged ${o.type} seed ${o.seed}`)],
+    ['general.file_type', u32(fileTypes[o.type])],
+    ['general.quantization_version', u32(2)],
+    ['llama.vocab_size', u32(o.vocab)],
+    ['llama.context_length', u32(o.contextLength)],
+    ['llama.embedding_length', u32(dModelOf(o))],
+    ['llama.block_count', u32(o.nLayers)],
+    ['llama.feed_forward_length', u32(o.dFeedForward)],
+    ['llama.attention.head_count', u32(o.nHeads)],
+    ['llama.attention.head_count_kv', u32(o.nKvHeads)],
+    ['llama.attention.key_length', u32(o.headDim)],
+    ['llama.attention.value_length', u32(o.headDim)],
+    ['llama.attention.layer_norm_rms_epsilon', f32(1e-5)],
+    ['llama.rope.dimension_count', u32(o.headDim)],
+    ['llama.rope.freq_base', f32(o.ropeTheta ?? 10_000)],
+  ];
+}
+
+function dModelOf(o: ForgeOptions): number {
+  return o.dModel ?? o.nHeads * o.headDim;
+}
+
+/**
+ * Projections are N(0, 1 / fan-in), so that activations keep unit scale. Whichever matrix makes
+ * the logits is three times as large: logits with a deviation of 3 are neither flat nor saturated.
+ */
+function modelTensors(o: ForgeOptions): TensorToWrite[] {
+  const weights = new WeightPool(o.seed, o.type);
+  const dModel = dModelOf(o);
+  const dQuery = o.nHeads * o.headDim;
+  const dKv = o.nKvHeads * o.headDim;
+  const logitScale = 3 / Math.sqrt(dModel);
+  const tensors = [weights.matrix('token_embd', [o.vocab, dModel], o.tied ? logitScale : 1)];
+  for (let layer = 0; layer < o.nLayers; layer++) {
+    const name = (part: string) => `blk.${layer}.${part}`;
+    tensors.push(
+      weights.norm(name('attn_norm'), dModel),
+      weights.matrix(name('attn_q'), [dQuery, dModel]),
+      weights.matrix(name('attn_k'), [dKv, dModel]),
+      weights.matrix(name('attn_v'), [dKv, dModel]),
+      weights.matrix(name('attn_output'), [dModel, dQuery]),
+      weights.norm(name('ffn_norm'), dModel),
+      weights.matrix(name('ffn_gate'), [o.dFeedForward, dModel]),
+      weights.matrix(name('ffn_up'), [o.dFeedForward, dModel]),
+      weights.matrix(name('ffn_down'), [dModel, o.dFeedForward]),
+    );
+  }
+  tensors.push(weights.norm('output_norm', dModel));
+  if (!o.tied) tensors.push(weights.matrix('output', [o.vocab, dModel], logitScale));
+  if (o.ropeScaling) tensors.push(vector('rope_freqs', ropeFactors(o, o.ropeScaling)));
+  return tensors;
+}
+
+function vector(name: string, values: Float32Array): TensorToWrite {
+  return {
+    name: `${name}.weight`,
+    type: 'F32',
+    shape: [values.length],
+    data: async () => encode('f32', values),
+  };
+}
+
+/** Divisors of the RoPE frequencies, f32 [headDim / 2] (Llama 3.1's model card and code). */
+function ropeFactors(
+  { headDim, ropeTheta = 10_000 }: ForgeOptions,
+  scaling: NonNullable<ForgeOptions['ropeScaling']>,
+): Float32Array {
+  const { factor, lowFreqFactor, highFreqFactor, originalContextLength } = scaling;
+  return Float32Array.from({ length: headDim / 2 }, (_, i) => {
+    const wavelength = 2 * Math.PI * ropeTheta ** ((2 * i) / headDim);
+    const turns = originalContextLength / wavelength;
+    const smooth = (turns - lowFreqFactor) / (highFreqFactor - lowFreqFactor);
+    const kept = Math.min(1, Math.max(0, smooth));
+    return 1 / ((1 - kept) / factor + kept);
+  });
+}
+
+/** A Q8_0 block whatever the type, so that a seed means the same weights in each. */
+const pieceElements = dtypeBlocks.q8_0.elements;
+const chunkElements = 1 << 20;
+
+/**
+ * Random weights, fast: drawing hundreds of millions of normals takes a minute, so a matrix is
+ * put together from random pieces of a million of them, already encoded. Pieces are much shorter
+ * than a row: whole rows would repeat in a large vocabulary, and two tokens tie.
+ */
+class WeightPool {
+  private readonly random: Random;
+  private readonly type: ForgeOptions['type'];
+  private readonly normals = new Float32Array(1 << 20);
+  private readonly pools = new Map<string, Uint8Array>();
+
+  constructor(seed: number, type: ForgeOptions['type']) {
+    this.random = new Random(seed);
+    this.type = type;
+    for (let i = 0; i < this.normals.length; i++) this.normals[i] = this.random.normal();
+  }
+
+  norm(name: string, size: number): TensorToWrite {
+    return vector(
+      name,
+      Float32Array.from({ length: size }, () => 1 + 0.1 * this.random.normal()),
+    );
+  }
+
+  /** @param shape [rows, columns] */
+  matrix(
+    name: string,
+    shape: [number, number],
+    deviation = 1 / Math.sqrt(shape[1]),
+  ): TensorToWrite {
+    const [rows, columns] = shape;
+    const type = this.type === 'Q8_0' && columns % 32 !== 0 ? 'F16' : this.type;
+    const dtype = type.toLowerCase() as WeightDType;
+    const { random } = this;
+    const pool = () => this.encodedPool(dtype, deviation);
+    const bytesOf = (elements: number) =>
+      (elements / dtypeBlocks[dtype].elements) * dtypeBlocks[dtype].bytes;
+    return {
+      name: `${name}.weight`,
+      type,
+      shape,
+      async *data() {
+        const encoded = pool();
+        const pieceBytes = bytesOf(pieceElements);
+        const pieces = encoded.length / pieceBytes;
+        for (let done = 0; done < rows * columns; done += chunkElements) {
+          const chunk = new Uint8Array(bytesOf(Math.min(chunkElements, rows * columns - done)));
+          for (let at = 0; at < chunk.length; at += pieceBytes) {
+            const start = Math.floor(random.uniform() * pieces) * pieceBytes;
+            const length = Math.min(pieceBytes, chunk.length - at);
+            chunk.set(encoded.subarray(start, start + length), at);
+          }
+          yield chunk;
+        }
+      },
+    };
+  }
+
+  private encodedPool(dtype: WeightDType, deviation: number): Uint8Array {
+    const key = `${dtype} ${deviation}`;
+    let pool = this.pools.get(key);
+    if (!pool) {
+      pool = encode(
+        dtype,
+        this.normals.map((x) => x * deviation),
+      );
+      this.pools.set(key, pool);
+    }
+    return pool;
+  }
+}
+
+/** GGUF token types, from llama.cpp's `llama_token_type`. */
+const tokenType = { normal: 1, unknown: 2, control: 3, byte: 6 };
+
+const letters = [...'etaoinshrdlucmfwypvbgkqjxz'];
+
+function tokenizerMetadata(o: ForgeOptions): [string, GgufEntry][] {
+  if (o.tokenizer === 'bpe') return bpeMetadata(o.vocab);
+  if (o.tokenizer === 'spm') return spmMetadata(o.vocab);
+  return [['tokenizer.ggml.model', string('none')]];
+}
+
+/** GPT-2's: 256 byte symbols, one control token, merges of letters, then made-up tokens. */
+function bpeMetadata(vocab: number): [string, GgufEntry][] {
+  const symbols = byteSymbols();
+  const space = symbols[32];
+  const tokens = [...symbols, '<|endoftext|>'];
+  const merges: string[] = [];
+  const pairs = [
+    ...letters.map((a) => [space, a]),
+    ...letters.flatMap((a) => letters.map((b) => [a, b])),
+    ...letters.flatMap((a) => letters.map((b) => [space + a, b])),
+  ];
+  for (const [left, right] of pairs.slice(0, Math.max(0, vocab - tokens.length))) {
+    merges.push(`${left} ${right}`);
+    tokens.push(left + right);
+  }
+  padTokens(tokens, vocab);
+  const end = 256;
+  return [
+    ['tokenizer.ggml.model', string('gpt2')],
+    ['tokenizer.ggml.pre', string('gpt-2')],
+    ['tokenizer.ggml.tokens', { type: 'string[]', value: tokens }],
+    [
+      'tokenizer.ggml.token_type',
+      {
+        type: 'i32[]',
+        value: tokens.map((_, i) => (i === end ? tokenType.control : tokenType.normal)),
+      },
+    ],
+    ['tokenizer.ggml.merges', { type: 'string[]', value: merges }],
+    ['tokenizer.ggml.bos_token_id', u32(end)],
+    ['tokenizer.ggml.eos_token_id', u32(end)],
+    ['tokenizer.ggml.add_bos_token', { type: 'bool', value: false }],
+  ];
+}
+
+/** The printable stand-in of every byte: itself where printable, otherwise from U+0100 on. */
+function byteSymbols(): string[] {
+  let next = 0x100;
+  return Array.from({ length: 256 }, (_, byte) => {
+    const isPrintable =
+      (byte > 0x20 && byte < 0x7f) || (byte > 0xa0 && byte <= 0xff && byte !== 0xad);
+    return String.fromCodePoint(isPrintable ? byte : next++);
+  });
+}
+
+/** SentencePiece's: three special tokens, 256 bytes, then words by falling score. */
+function spmMetadata(vocab: number): [string, GgufEntry][] {
+  const space = '\u2581';
+  const tokens = ['<unk>', '<s>', '</s>'];
+  const types = [tokenType.unknown, tokenType.control, tokenType.control];
+  for (let byte = 0; byte < 256; byte++) {
+    tokens.push(`<0x${byte.toString(16).toUpperCase().padStart(2, '0')}>`);
+    types.push(tokenType.byte);
+  }
+  const firstWord = tokens.length;
+  const words = [
+    ...letters.map((a) => space + a),
+    ...letters.flatMap((a) => letters.map((b) => a + b)),
+    space,
+    ...letters,
+  ];
+  tokens.push(...words.slice(0, Math.max(0, vocab - firstWord)));
+  padTokens(tokens, vocab);
+  while (types.length < tokens.length) types.push(tokenType.normal);
+  return [
+    ['tokenizer.ggml.model', string('llama')],
+    ['tokenizer.ggml.pre', string('default')],
+    ['tokenizer.ggml.tokens', { type: 'string[]', value: tokens }],
+    [
+      'tokenizer.ggml.scores',
+      { type: 'f32[]', value: tokens.map((_, i) => Math.min(0, firstWord - 1 - i)) },
+    ],
+    ['tokenizer.ggml.token_type', { type: 'i32[]', value: types }],
+    ['tokenizer.ggml.bos_token_id', u32(1)],
+    ['tokenizer.ggml.eos_token_id', u32(2)],
+    ['tokenizer.ggml.unknown_token_id', u32(0)],
+    ['tokenizer.ggml.add_bos_token', { type: 'bool', value: true }],
+  ];
+}
+
+function padTokens(tokens: string[], vocab: number): void {
+  if (tokens.length > vocab) {
+    throw new KvError(
+      'usage',
+      `forge: vocab is ${vocab}; this tokenizer needs ${tokens.length} or more.`,
+    );
+  }
+  while (tokens.length < vocab) tokens.push(`[made-up-${tokens.length}]`);
+}

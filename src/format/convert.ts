@@ -1,0 +1,94 @@
+import { dtypeBlocks, elementCount } from '../math/dtype.ts';
+import { dequantize, encode } from './blocks.ts';
+import type { Gguf, GgufTensor } from './gguf.ts';
+import { usable } from './gguf-access.ts';
+import { metadataEntries, writeGguf } from './gguf-write.ts';
+import type { ByteSink, ByteSource } from './source.ts';
+
+export type ConvertType = 'q8_0' | 'f16' | 'f32';
+
+/** `general.file_type` values, from llama.cpp's `llama_ftype`. */
+const fileTypes: Readonly<Record<ConvertType, number>> = { f32: 0, f16: 1, q8_0: 7 };
+
+/** About how many elements are in memory at a time, once as f32 and once in each file's type. */
+const chunkElements = 1 << 20;
+
+/**
+ * Writes a model again with its weights in another type. Matrices become `type`, or f16 where
+ * their rows are not whole blocks of it, as llama.cpp does; vectors (norms, RoPE factors) become
+ * f32; everything else, metadata and order included, stays as it is. Some rows of one tensor are in memory at a time.
+ * @param onProgress called after every chunk, with elements done and in all
+ * @throws KvError "unsupported" if a matrix or vector has a type that the engine cannot read,
+ *   "not-finite" if a weight is NaN or infinite, or too large for `type`
+ */
+export async function convertGguf(
+  source: ByteSource,
+  gguf: Gguf,
+  sink: ByteSink,
+  type: ConvertType,
+  onProgress?: (done: number, total: number) => void,
+): Promise<void> {
+  const metadata = metadataEntries(gguf);
+  metadata.set('general.file_type', { type: 'u32', value: fileTypes[type] });
+  // The specification requires it of quantized files; 2 is GGML's GGML_QNT_VERSION.
+  if (type === 'q8_0') metadata.set('general.quantization_version', { type: 'u32', value: 2 });
+
+  const all = [...gguf.tensors.values()];
+  const total = all.reduce((sum, tensor) => sum + elementCount(tensor.shape), 0);
+  let done = 0;
+  const tensors = all.map((tensor) => {
+    const target = targetOf(tensor, type);
+    // Before anything is written: a model that cannot be read must fail at once.
+    if (target) usable(tensor);
+    return {
+      name: tensor.name,
+      type: target ? target.toUpperCase() : tensor.type,
+      shape: tensor.shape,
+      async *data() {
+        for await (const { bytes, elements } of convertedChunks(source, tensor, target)) {
+          yield bytes;
+          onProgress?.((done += elements), total);
+        }
+      },
+    };
+  });
+  await writeGguf(sink, { metadata, tensors });
+}
+
+/** The type that a tensor is to have; undefined if it stays as it is. */
+function targetOf({ shape }: GgufTensor, type: ConvertType): ConvertType | undefined {
+  if (shape.length === 1) return 'f32';
+  if (shape.length !== 2) return undefined;
+  return shape[1] % dtypeBlocks[type].elements === 0 ? type : 'f16';
+}
+
+/** The tensor's bytes in its new type, some whole rows at a time. */
+async function* convertedChunks(
+  source: ByteSource,
+  tensor: GgufTensor,
+  target: ConvertType | undefined,
+): AsyncGenerator<{ bytes: Uint8Array; elements: number }> {
+  const columns = tensor.shape[tensor.shape.length - 1];
+  const rows = elementCount(tensor.shape) / columns;
+  const rowBytes = tensor.sizeBytes / rows;
+  const rowsPerChunk = Math.max(1, Math.floor(chunkElements / columns));
+  for (let row = 0; row < rows; row += rowsPerChunk) {
+    const count = Math.min(rowsPerChunk, rows - row);
+    const bytes = new Uint8Array(count * rowBytes);
+    await source.read(tensor.offset + row * rowBytes, bytes);
+    const elements = count * columns;
+    yield { bytes: target ? recode(tensor, target, bytes, elements) : bytes, elements };
+  }
+}
+
+function recode(
+  tensor: GgufTensor,
+  target: ConvertType,
+  bytes: Uint8Array,
+  elements: number,
+): Uint8Array {
+  const { dtype } = usable(tensor);
+  if (dtype === target) return bytes;
+  const values = dequantize(dtype, bytes, elements);
+  return encode(target, values);
+}
