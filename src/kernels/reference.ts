@@ -31,9 +31,14 @@ class HostBuffer implements KernelBuffer {
  */
 export class ReferenceKernels implements Kernels {
   readonly backend = 'reference';
-  readonly description = 'reference: plain TypeScript, one thread';
+  readonly description: string;
   readonly threads = 1;
   private allocated = 0;
+
+  /** @param reason why this backend was chosen, for the description */
+  constructor(reason?: string) {
+    this.description = `reference: plain TypeScript, one thread${reason ? ` (${reason})` : ''}`;
+  }
 
   get allocatedBytes(): number {
     return this.allocated;

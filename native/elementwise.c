@@ -1,0 +1,71 @@
+#include "elementwise.h"
+
+EXPORT(embed)
+void embed(const void *table, int32_t dtype, size_t columns, const int32_t *ids, size_t n, float *out) {
+  for (size_t i = 0; i < n; i++, out += columns) {
+    size_t row = (size_t)ids[i] * columns;
+    if (dtype == Q8_0) {
+      const uint8_t *block = (const uint8_t *)table + row / 32 * 34;
+      for (size_t c = 0; c < columns; c += 32, block += 34) {
+        uint16_t half;
+        __builtin_memcpy(&half, block, 2);
+        float scale = half_value(half);
+        for (size_t k = 0; k < 32; k++) out[c + k] = scale * (int8_t)block[2 + k];
+      }
+      continue;
+    }
+    for (size_t c = 0; c < columns; c++) {
+      if (dtype == F32) out[c] = ((const float *)table)[row + c];
+      if (dtype == F16) out[c] = half_value(((const uint16_t *)table)[row + c]);
+      if (dtype == BF16) {
+        uint32_t bits = (uint32_t)((const uint16_t *)table)[row + c] << 16;
+        __builtin_memcpy(out + c, &bits, 4);
+      }
+    }
+  }
+}
+
+/** Squares are summed in f64: |x| of 1e30 squared is beyond f32. */
+EXPORT(rms_norm)
+int32_t rms_norm(const float *x, const float *weight, float eps, float *out, size_t n, size_t d) {
+  if (!is_finite(x, n * d)) return NOT_FINITE;
+  for (size_t i = 0; i < n; i++, x += d, out += d) {
+    double sums[LANES] = {0};
+    for (size_t c = 0; c < d; c++) sums[c % LANES] += (double)x[c] * x[c];
+    double sum = (sums[0] + sums[1]) + (sums[2] + sums[3]);
+    float factor = (float)(1 / __builtin_sqrt(sum / (double)d + (double)eps));
+    for (size_t c = 0; c < d; c++) out[c] = x[c] * factor * weight[c];
+  }
+  return OK;
+}
+
+/** @param table f32 [n, pairs, 2], (cos, sin) @param adjacent 1: pairs (2i, 2i+1); 0: (i, i + pairs) */
+EXPORT(rope)
+void rope(float *x, const float *table, size_t n, size_t heads, size_t d, size_t pairs, int32_t adjacent) {
+  for (size_t i = 0; i < n; i++, table += 2 * pairs) {
+    for (size_t h = 0; h < heads; h++, x += d) {
+      for (size_t p = 0; p < pairs; p++) {
+        float *a = adjacent ? x + 2 * p : x + p;
+        float *b = adjacent ? a + 1 : a + pairs;
+        float u = *a, v = *b, cosine = table[2 * p], sine = table[2 * p + 1];
+        *a = u * cosine - v * sine;
+        *b = u * sine + v * cosine;
+      }
+    }
+  }
+}
+
+EXPORT(add)
+void add(float *x, const float *y, size_t count) {
+  for (size_t i = 0; i < count; i++) x[i] += y[i];
+}
+
+EXPORT(swiglu)
+void swiglu(float *gate, const float *up, size_t count) {
+  size_t i = 0;
+  for (; i + LANES <= count; i += LANES) {
+    f32x4 g = load_f32x4(gate + i);
+    store_f32x4(gate + i, g / (splat(1) + exp_f32(-g)) * load_f32x4(up + i));
+  }
+  for (; i < count; i++) gate[i] = gate[i] / (1 + exp_f32(splat(-gate[i]))[0]) * up[i];
+}

@@ -1,0 +1,68 @@
+/* Checks and small functions that several kernels share. */
+#pragma once
+
+#include "simd.h"
+
+/** Makes a function callable from TypeScript. */
+#define EXPORT(name) __attribute__((export_name(#name)))
+
+/** What a kernel returns; TypeScript turns it into an error. */
+enum { OK = 0, NOT_FINITE = 1, OUT_OF_RANGE = 2, WORKER_DIED = 3 };
+
+/** Element types, numbered as in src/kernels/wasm.ts. */
+enum { F32 = 0, F16 = 1, BF16 = 2, Q8_0 = 3 };
+
+/**
+ * e^x, relative error below 3e-7; 0 below -87, and as if x were 88.3 above it.
+ * x = n ln 2 + r, |r| <= ln(2) / 2; e^r by its Taylor polynomial; 2^n by its exponent bits.
+ */
+INLINE f32x4 exp_f32(f32x4 x) {
+  f32x4 clamped = select(x > splat(88.3f), splat(88.3f), x);
+  f32x4 n = nearest_f32(clamped * splat(1.44269504f));
+  f32x4 r = clamped - n * splat(0.693359375f) + n * splat(2.12194440e-4f);
+  f32x4 p = splat(1.0f / 5040);
+  p = p * r + splat(1.0f / 720);
+  p = p * r + splat(1.0f / 120);
+  p = p * r + splat(1.0f / 24);
+  p = p * r + splat(1.0f / 6);
+  p = p * r + splat(0.5f);
+  p = p * r + splat(1.0f);
+  p = p * r + splat(1.0f);
+  f32x4 power = (f32x4)((to_i32(n) + 127) << 23);
+  return select(x < splat(-87.0f), splat(0.0f), p * power);
+}
+
+INLINE int is_finite(const float *x, size_t count) {
+  f32x4 zero = splat(0);
+  size_t i = 0;
+  for (; i + LANES <= count; i += LANES) {
+    f32x4 v = load_f32x4(x + i);
+    zero += v - v;
+  }
+  float rest = sum_f32(zero);
+  for (; i < count; i++) rest += x[i] - x[i];
+  return rest == 0;
+}
+
+/** max |x|, 0 for none. */
+INLINE float max_magnitude(const float *x, size_t count) {
+  f32x4 max = splat(0);
+  size_t i = 0;
+  for (; i + LANES <= count; i += LANES) max = max_f32(max, abs_f32(load_f32x4(x + i)));
+  float m = max_lane(max);
+  for (; i < count; i++) m = __builtin_fabsf(x[i]) > m ? __builtin_fabsf(x[i]) : m;
+  return m;
+}
+
+/** Nearest whole number, half away from zero. Adding 0.5 would round 0.49999997 up to 1. */
+INLINE f32x4 round_half_away(f32x4 x) {
+  f32x4 magnitude = abs_f32(x);
+  f32x4 whole = floor_f32(magnitude);
+  whole += select(magnitude - whole >= splat(0.5f), splat(1), splat(0));
+  return (f32x4)((i32x4)whole | ((i32x4)x & (int32_t)0x80000000));
+}
+
+/** The inverse of a scale; a vector too small for one counts as zero. */
+INLINE float finite_or_zero(float inverse) {
+  return inverse - inverse == 0 ? inverse : 0;
+}

@@ -1,0 +1,13 @@
+/* A pool of threads that share out the tasks of one loop at a time. */
+#pragma once
+
+#include <stdint.h>
+
+/** @param worker number of the thread, 0 for the caller's: an index of its scratch memory */
+typedef void (*Task)(void *context, int32_t task, int32_t worker);
+
+/** Runs tasks 0 .. count - 1 in any order on all threads and returns when all are done. */
+void parallel_for(int32_t count, Task task, void *context);
+
+/** Whether a thread has died; results since then are not to be trusted. */
+int32_t pool_failed(void);

@@ -1,0 +1,179 @@
+/*
+ * The only file that names an instruction set. Kernels use these few types and functions; a new
+ * target is a new branch here. Vectors are GNU vector extensions, so + - * / & | and comparisons
+ * work on them directly.
+ */
+#pragma once
+
+#include <stddef.h>
+#include <stdint.h>
+#include <wasm_simd128.h>
+
+typedef float f32x4 __attribute__((vector_size(16)));
+typedef double f64x2 __attribute__((vector_size(16)));
+typedef int32_t i32x4 __attribute__((vector_size(16)));
+typedef uint32_t u32x4 __attribute__((vector_size(16)));
+typedef int16_t i16x8 __attribute__((vector_size(16)));
+typedef uint16_t u16x8 __attribute__((vector_size(16)));
+typedef uint16_t u16x4 __attribute__((vector_size(8)));
+typedef int8_t i8x8 __attribute__((vector_size(8)));
+typedef uint8_t u8x8 __attribute__((vector_size(8)));
+
+enum { LANES = 4 };
+
+#define INLINE static inline __attribute__((always_inline))
+
+/* Unaligned loads and stores: weights sit wherever a file put them. */
+#define DEFINE_LOAD_STORE(name, vector, scalar)                                                    \
+  INLINE vector load_##name(const scalar *p) {                                                     \
+    vector v;                                                                                      \
+    __builtin_memcpy(&v, p, sizeof v);                                                             \
+    return v;                                                                                      \
+  }                                                                                                \
+  INLINE void store_##name(scalar *p, vector v) { __builtin_memcpy(p, &v, sizeof v); }
+
+DEFINE_LOAD_STORE(f32x4, f32x4, float)
+DEFINE_LOAD_STORE(i32x4, i32x4, int32_t)
+DEFINE_LOAD_STORE(i16x8, i16x8, int16_t)
+DEFINE_LOAD_STORE(u16x4, u16x4, uint16_t)
+DEFINE_LOAD_STORE(i8x8, i8x8, int8_t)
+DEFINE_LOAD_STORE(u8x8, u8x8, uint8_t)
+
+INLINE f32x4 splat(float x) { return (f32x4){x, x, x, x}; }
+INLINE i32x4 splat_i32(int32_t x) { return (i32x4){x, x, x, x}; }
+
+/** Lanes of a where the mask is set, of b elsewhere. */
+INLINE f32x4 select(i32x4 mask, f32x4 a, f32x4 b) {
+  return (f32x4)wasm_v128_bitselect((v128_t)a, (v128_t)b, (v128_t)mask);
+}
+
+INLINE i32x4 select_i32(i32x4 mask, i32x4 a, i32x4 b) {
+  return (i32x4)wasm_v128_bitselect((v128_t)a, (v128_t)b, (v128_t)mask);
+}
+
+/** The larger of each lane; b where either is NaN. */
+INLINE f32x4 max_f32(f32x4 a, f32x4 b) { return (f32x4)wasm_f32x4_pmax((v128_t)b, (v128_t)a); }
+INLINE f32x4 min_f32(f32x4 a, f32x4 b) { return (f32x4)wasm_f32x4_pmin((v128_t)b, (v128_t)a); }
+INLINE f32x4 abs_f32(f32x4 a) { return (f32x4)wasm_f32x4_abs((v128_t)a); }
+INLINE f32x4 floor_f32(f32x4 a) { return (f32x4)wasm_f32x4_floor((v128_t)a); }
+INLINE f32x4 nearest_f32(f32x4 a) { return (f32x4)wasm_f32x4_nearest((v128_t)a); }
+INLINE f32x4 to_f32(i32x4 a) { return __builtin_convertvector(a, f32x4); }
+
+/** Truncates. Lanes beyond i32 are any number, so clamp first. */
+INLINE i32x4 to_i32(f32x4 a) {
+#ifdef __wasm_relaxed_simd__
+  return (i32x4)wasm_i32x4_relaxed_trunc_f32x4((v128_t)a);
+#else
+  return (i32x4)wasm_i32x4_trunc_sat_f32x4((v128_t)a);
+#endif
+}
+
+/** a * b + c, rounded once where the target has a fused instruction. */
+INLINE f32x4 madd(f32x4 a, f32x4 b, f32x4 c) {
+#ifdef __wasm_relaxed_simd__
+  return (f32x4)wasm_f32x4_relaxed_madd((v128_t)a, (v128_t)b, (v128_t)c);
+#else
+  return a * b + c;
+#endif
+}
+
+/** Lane i: a[2i] b[2i] + a[2i+1] b[2i+1]. */
+INLINE i32x4 dot_i16(i16x8 a, i16x8 b) {
+  return (i32x4)wasm_i32x4_dot_i16x8((v128_t)a, (v128_t)b);
+}
+
+INLINE i16x8 widen_i8(const int8_t *p) { return __builtin_convertvector(load_i8x8(p), i16x8); }
+
+/** Both as i16, low lanes first; saturates. */
+INLINE i16x8 narrow_i32(i32x4 low, i32x4 high) {
+  return (i16x8)wasm_i16x8_narrow_i32x4((v128_t)low, (v128_t)high);
+}
+
+/** A u16 from each address. */
+INLINE i32x4 gather_u16(const void *a, const void *b, const void *c, const void *d) {
+  v128_t v = wasm_v128_load16_lane(a, wasm_i16x8_splat(0), 0);
+  v = wasm_v128_load16_lane(b, v, 1);
+  v = wasm_v128_load16_lane(c, v, 2);
+  v = wasm_v128_load16_lane(d, v, 3);
+  return (i32x4)wasm_u32x4_extend_low_u16x8(v);
+}
+
+/**
+ * The nibbles of two rows minus `centre`, a b a b ..., as i16: 8 low nibbles of each (16 numbers),
+ * then 8 high ones.
+ */
+INLINE void interleave_nibbles(u8x8 a, u8x8 b, int16_t centre, int16_t *out) {
+  typedef uint8_t u8x16 __attribute__((vector_size(16)));
+  u8x16 both = __builtin_shufflevector(a, b, 0, 8, 1, 9, 2, 10, 3, 11, 4, 12, 5, 13, 6, 14, 7, 15);
+  u8x16 low = both & 15, high = both >> 4;
+  i16x8 c = {centre, centre, centre, centre, centre, centre, centre, centre};
+  store_i16x8(out, (i16x8)wasm_u16x8_extend_low_u8x16((v128_t)low) - c);
+  store_i16x8(out + 8, (i16x8)wasm_u16x8_extend_high_u8x16((v128_t)low) - c);
+  store_i16x8(out + 16, (i16x8)wasm_u16x8_extend_low_u8x16((v128_t)high) - c);
+  store_i16x8(out + 24, (i16x8)wasm_u16x8_extend_high_u8x16((v128_t)high) - c);
+}
+
+INLINE float sum_f32(f32x4 v) { return (v[0] + v[1]) + (v[2] + v[3]); }
+
+INLINE float max_lane(f32x4 v) {
+  float a = v[0] > v[1] ? v[0] : v[1];
+  float b = v[2] > v[3] ? v[2] : v[3];
+  return a > b ? a : b;
+}
+
+/** Lane i is the sum of the lanes of the i-th argument. */
+INLINE i32x4 sum_each_i32(i32x4 a, i32x4 b, i32x4 c, i32x4 d) {
+  i32x4 ab = __builtin_shufflevector(a, b, 0, 4, 1, 5) + __builtin_shufflevector(a, b, 2, 6, 3, 7);
+  i32x4 cd = __builtin_shufflevector(c, d, 0, 4, 1, 5) + __builtin_shufflevector(c, d, 2, 6, 3, 7);
+  return __builtin_shufflevector(ab, cd, 0, 1, 4, 5) + __builtin_shufflevector(ab, cd, 2, 3, 6, 7);
+}
+
+INLINE f32x4 sum_each_f32(f32x4 a, f32x4 b, f32x4 c, f32x4 d) {
+  f32x4 ab = __builtin_shufflevector(a, b, 0, 4, 1, 5) + __builtin_shufflevector(a, b, 2, 6, 3, 7);
+  f32x4 cd = __builtin_shufflevector(c, d, 0, 4, 1, 5) + __builtin_shufflevector(c, d, 2, 6, 3, 7);
+  return __builtin_shufflevector(ab, cd, 0, 1, 4, 5) + __builtin_shufflevector(ab, cd, 2, 3, 6, 7);
+}
+
+/*
+ * Half-precision floats, without an instruction for them: moving the bits gives the value times
+ * 2^-112, exactly, subnormals included.
+ */
+#define HALF_REBASE 0x1p112f
+
+/** Four finite f16; infinity and NaN come out as finite numbers of 65536 and more. */
+INLINE f32x4 load_half_finite(const uint16_t *p) {
+  i32x4 bits = (i32x4)wasm_i32x4_load16x4(p);
+  return (f32x4)((bits << 13) & splat_i32((int32_t)0x8fffe000)) * splat(HALF_REBASE);
+}
+
+/** The value of any f16, infinity and NaN included. */
+INLINE f32x4 half_to_f32(i32x4 bits) {
+  i32x4 moved = (bits & 0x7fff) << 13;
+  f32x4 finite = (f32x4)moved * splat(HALF_REBASE);
+  f32x4 special = (f32x4)(moved | 0x7f800000);
+  f32x4 magnitude = select(moved >= 0x0f800000, special, finite);
+  return (f32x4)((i32x4)magnitude | ((bits & 0x8000) << 16));
+}
+
+INLINE f32x4 load_half(const uint16_t *p) { return half_to_f32((i32x4)wasm_u32x4_load16x4(p)); }
+INLINE f32x4 load_bfloat(const uint16_t *p) {
+  return (f32x4)((i32x4)wasm_u32x4_load16x4(p) << 16);
+}
+INLINE float half_value(uint16_t h) { return half_to_f32(splat_i32(h))[0]; }
+
+/** Bits of the nearest f16, ties to even, overflow to infinity; one per lane. See src/math/f16.ts. */
+INLINE i32x4 to_half(f32x4 x) {
+  i32x4 bits = (i32x4)x;
+  i32x4 sign = (i32x4)((u32x4)bits >> 16) & 0x8000;
+  i32x4 magnitude = bits & 0x7fffffff;
+  i32x4 odd = (magnitude >> 13) & 1;
+  i32x4 normal = (magnitude - 0x38000000 + 0xfff + odd) >> 13;
+  i32x4 subnormal = (i32x4)((f32x4)magnitude + splat(0.5f)) - 0x3f000000;
+  i32x4 half = select_i32(magnitude < 0x38800000, subnormal, normal);
+  half = select_i32(magnitude >= 0x477ff000, splat_i32(0x7c00), half);
+  return sign | half;
+}
+
+INLINE void store_half(uint16_t *p, f32x4 x) {
+  store_u16x4(p, __builtin_convertvector(to_half(x), u16x4));
+}

@@ -1,0 +1,81 @@
+/** Compiles native/ to WebAssembly with npm's clang: build/wasm/kernels[-shared][-relaxed].wasm. */
+import { createHash } from 'node:crypto';
+import { existsSync } from 'node:fs';
+import { mkdir, readdir, readFile, rename, writeFile } from 'node:fs/promises';
+import { fileURLToPath } from 'node:url';
+
+const sourceDir = new URL('../native/', import.meta.url);
+const outDir = new URL('../build/wasm/', import.meta.url);
+
+const compileFlags = ['--target=wasm32', '-O3', '-ffreestanding', '-std=c11', '-Wall', '-Wextra'];
+compileFlags.push('-msimd128', '-mbulk-memory', '-mmutable-globals', '-mnontrapping-fptoint');
+// Stack first: an overflow then traps instead of overwriting data.
+const linkFlags = ['--no-entry', '--import-memory', '--max-memory=4294967296', '--stack-first'];
+linkFlags.push('-z', 'stack-size=262144', '--export=__stack_pointer', '--export=__heap_base');
+
+const variants = [
+  { name: 'kernels', compile: [], link: [] },
+  { name: 'kernels-relaxed', compile: ['-mrelaxed-simd'], link: [] },
+  { name: 'kernels-shared', compile: ['-matomics'], link: ['--shared-memory'] },
+  {
+    name: 'kernels-shared-relaxed',
+    compile: ['-matomics', '-mrelaxed-simd'],
+    link: ['--shared-memory'],
+  },
+];
+
+async function readSources() {
+  const names = (await readdir(sourceDir)).filter((name) => /\.[ch]$/.test(name)).sort();
+  const texts = names.map((name) => readFile(new URL(name, sourceDir), 'utf8'));
+  return Object.fromEntries((await Promise.all(texts)).map((text, i) => [names[i], text]));
+}
+
+/** Writes beside the target and renames, so that a reader never sees half a file. */
+async function replaceFile(url, data) {
+  const temporary = new URL(`${url.href}.${process.pid}.tmp`);
+  await writeFile(temporary, data);
+  await rename(temporary, url);
+}
+
+/** The compiler prints what is wrong; its exception carries only every file there is. */
+async function run(command, flags, files) {
+  try {
+    return await command(flags, files, { fetchProgress: () => {} });
+  } catch (error) {
+    throw new Error(`wasm: the compiler failed (${error.constructor.name} ${error.code})`);
+  }
+}
+
+export async function buildWasm() {
+  const sources = await readSources();
+  const hash = createHash('sha256')
+    .update(JSON.stringify([sources, compileFlags, linkFlags, variants]))
+    .digest('hex');
+  const stamp = new URL('sources.sha256', outDir);
+  const outputs = variants.map(({ name }) => new URL(`${name}.wasm`, outDir));
+  const current = existsSync(stamp) && (await readFile(stamp, 'utf8')) === hash;
+  if (current && outputs.every((url) => existsSync(url))) {
+    console.log('wasm: up to date');
+    return;
+  }
+  const started = Date.now();
+  const { commands } = await import('@yowasp/clang');
+  await mkdir(outDir, { recursive: true });
+  const units = Object.keys(sources).filter((name) => name.endsWith('.c'));
+  const includes = units.map((name) => `#include "${name}"\n`).join('');
+  const sizes = [];
+  for (const [i, { name, compile, link }] of variants.entries()) {
+    // One unit: the compiler's start costs more than its work.
+    const files = { ...sources, 'all.c': includes };
+    const compileCommand = [...compileFlags, ...compile, '-c', 'all.c', '-o', 'all.o'];
+    const compiled = await run(commands.clang, compileCommand, files);
+    const linkCommand = [...linkFlags, ...link, 'all.o', '-o', 'kernels.wasm'];
+    const linked = await run(commands['wasm-ld'], linkCommand, { 'all.o': compiled['all.o'] });
+    await replaceFile(outputs[i], linked['kernels.wasm']);
+    sizes.push(`${name} ${(linked['kernels.wasm'].length / 1024).toFixed(0)} KiB`);
+  }
+  await replaceFile(stamp, hash);
+  console.log(`wasm: ${sizes.join(', ')} in ${((Date.now() - started) / 1000).toFixed(1)} s`);
+}
+
+if (process.argv[1] === fileURLToPath(import.meta.url)) await buildWasm();
