@@ -1,0 +1,184 @@
+import { describe, expect, test } from 'vitest';
+import { ReferenceKernels } from '../kernels/reference.ts';
+import { allocTensor } from '../kernels/tensor.ts';
+import { f16ToF32 } from '../math/f16.ts';
+import { Random } from '../math/random.ts';
+import { fittedTemperatures, parseAdapter, type Adapter } from './adapter.ts';
+import { createCache } from './registry.ts';
+import { gaussianProjection, projectionStep } from './sketch.ts';
+
+describe('the projection', () => {
+  test('is standard normal in steps of 1/32, and a function of seed and layer', () => {
+    const r = gaussianProjection(0, 0, 2, 256, 64);
+    const values = Array.from(r, (x) => x * projectionStep);
+    const mean = values.reduce((sum, x) => sum + x, 0) / values.length;
+    const variance = values.reduce((sum, x) => sum + (x - mean) ** 2, 0) / values.length;
+    const sigma = 1 / Math.sqrt(values.length);
+    expect(Math.abs(mean)).toBeLessThan(4 * sigma);
+    expect(Math.abs(variance - 1)).toBeLessThan(4 * Math.SQRT2 * sigma);
+    expect(gaussianProjection(0, 0, 2, 256, 64)).toEqual(r);
+    expect(gaussianProjection(1, 0, 2, 256, 64)).not.toEqual(r);
+    expect(gaussianProjection(0, 1, 2, 256, 64)).not.toEqual(r);
+    // Saved sketches depend on these numbers: they may never change.
+    expect([...r.subarray(0, 8)]).toEqual(goldenProjection);
+  });
+});
+
+/** First entries of R for seed 0, layer 0. */
+const goldenProjection = [42, 3, 26, -20, 24, 46, -40, 9];
+
+describe('the sketched score', () => {
+  const dim = 32;
+  const draws = 4000;
+
+  /**
+   * Mean over independent sketches of a - (1 - (2/pi) angle), in standard errors. One fixed pair
+   * of vectors and many R: random pairs would hide an R that prefers some directions.
+   */
+  async function biasInSigmas(cosine: number, makeR: (seed: number) => Int8Array, bits = 64) {
+    const kernels = new ReferenceKernels();
+    const x = allocTensor(kernels, 'f32', [2, 1, dim]);
+    kernels.write(x, pairAtCosine(new Random(99), cosine, dim));
+    const projection = allocTensor(kernels, 'i8', [1, bits, dim]);
+    const page = allocTensor(kernels, 'u32', [1, 2, bits / 32]);
+    let [sum, sumOfSquares] = [0, 0];
+    for (let i = 0; i < draws; i++) {
+      kernels.write(projection, makeR(i));
+      kernels.storeSketch(x, projection, page, 0);
+      const words = kernels.view(page);
+      let differing = 0;
+      for (let w = 0; w < bits / 32; w++) differing += bitCount(words[w] ^ words[bits / 32 + w]);
+      const error = 1 - (2 * differing) / bits - (1 - (2 / Math.PI) * Math.acos(cosine));
+      sum += error;
+      sumOfSquares += error * error;
+    }
+    const mean = sum / draws;
+    return mean / Math.sqrt((sumOfSquares / draws - mean * mean) / draws);
+  }
+
+  test.each([-0.9, -0.3, 0, 0.5, 0.95])(
+    'has expectation 1 - (2/pi) arccos(cos) at cos = %d',
+    async (cosine) => {
+      const sigmas = await biasInSigmas(cosine, (seed) => gaussianProjection(seed, 7, 1, 64, dim));
+      expect(Math.abs(sigmas)).toBeLessThan(4);
+    },
+  );
+
+  test.each([
+    ['entries that are not centred', (r: Int8Array) => r.map((x) => x + 16)],
+    ['single coordinates', (r: Int8Array) => r.map((x, i) => (i % (dim + 1) === 0 ? x : 0))],
+  ])('and the test sees a wrong R: %s', async (_, spoil) => {
+    const wrong = (seed: number) => spoil(gaussianProjection(seed, 7, 1, 64, dim));
+    expect(Math.abs(await biasInSigmas(0.5, wrong))).toBeGreaterThan(8);
+  });
+});
+
+describe('the stored values', () => {
+  test.each([
+    ['constant', () => 3.25],
+    ['huge', (random: Random) => 6e4 * (2 * random.uniform() - 1)],
+    ['tiny', (random: Random) => 1e-6 * random.normal()],
+    ['far from zero', (random: Random) => 1000 + 0.01 * random.normal()],
+    ['zero', () => 0],
+  ])('come back within half a stored step: %s', (_, draw) => {
+    const kernels = new ReferenceKernels();
+    const [n, dim] = [50, 16];
+    const x = allocTensor(kernels, 'f32', [n, 1, dim]);
+    const random = new Random(5);
+    const values = Float32Array.from({ length: n * dim }, () => draw(random));
+    kernels.write(x, values);
+    const codes = allocTensor(kernels, 'u8', [1, n, dim / 2]);
+    const params = allocTensor(kernels, 'f16', [1, n, 2]);
+    kernels.storeAffine4(x, codes, params, 0);
+    const [nibbles, minStep] = [kernels.view(codes), kernels.view(params)];
+    values.forEach((value, at) => {
+      const [i, c] = [Math.floor(at / dim), at % dim];
+      const byte = nibbles[(i * dim) / 2 + (c % (dim / 2))];
+      const code = c < dim / 2 ? byte & 15 : byte >> 4;
+      const [minimum, step] = [f16ToF32(minStep[2 * i]), f16ToF32(minStep[2 * i + 1])];
+      // f32 arithmetic may add a rounding of the value itself.
+      const slack = step / 2 + Math.abs(value) * 2 ** -22;
+      expect(Math.abs(minimum + step * code - value)).toBeLessThanOrEqual(slack);
+    });
+  });
+});
+
+describe('temperatures', () => {
+  const shapes = [0, 1].map(() => ({
+    nHeads: 2,
+    nKvHeads: 1,
+    headDimK: 8,
+    headDimV: 8,
+    scale: 1,
+  }));
+  const adapter: Adapter = {
+    format: 'h1b-kv adapter',
+    version: 1,
+    model: 'abc',
+    text: 'a test',
+    temperatures: [
+      {
+        bits: 64,
+        global: 0.1,
+        layer: [0.2, 0.3],
+        head: [
+          [0.4, 0.5],
+          [0.6, 0.7],
+        ],
+      },
+    ],
+  };
+
+  test('come from the adapter by head, layer or globally', async () => {
+    expect(fittedTemperatures(adapter, 64, 'head', shapes)).toEqual(adapter.temperatures[0].head);
+    expect(fittedTemperatures(adapter, 64, 'layer', shapes)).toEqual([
+      [0.2, 0.2],
+      [0.3, 0.3],
+    ]);
+    expect(fittedTemperatures(adapter, 64, 'global', shapes)?.flat()).toEqual([0.1, 0.1, 0.1, 0.1]);
+    expect(fittedTemperatures(adapter, 128, 'head', shapes)).toBeUndefined();
+    const spec = async (text: string) =>
+      (await createCache(text, shapes, new ReferenceKernels(), adapter)).spec;
+    expect(await spec('h1b:b=64')).toBe('h1b:b=64,seed=0,t=head');
+    expect(await spec('h1b:b=64,t=layer')).toBe('h1b:b=64,seed=0,t=layer');
+    expect(await spec('h1b:b=128')).toBe('h1b:b=128,seed=0,t=0.07');
+  });
+
+  test('of another model, version or shape are refused', () => {
+    const parse = (changed: object) =>
+      parseAdapter(JSON.stringify({ ...adapter, ...changed }), 'x', 'abc');
+    expect(parse({})).toEqual(adapter);
+    const format = expect.objectContaining({ code: 'format' });
+    expect(() => parse({ model: 'other' })).toThrow(format);
+    expect(() => parse({ version: 2 })).toThrow(format);
+    expect(() => parse({ format: 'something' })).toThrow(format);
+    expect(() => parse({ temperatures: [{ bits: 64 }] })).toThrow(format);
+    expect(() => parse({ temperatures: [null] })).toThrow(format);
+    expect(() => parseAdapter('{', 'x', 'abc')).toThrow(format);
+    expect(() => parseAdapter('null', 'x', 'abc')).toThrow(format);
+    expect(() => fittedTemperatures(adapter, 64, 'head', shapes.slice(1))).toThrow(
+      expect.objectContaining({ code: 'shape' }),
+    );
+  });
+});
+
+/** Two vectors [2, dim] with this cosine between them; the first leans towards (1, ..., 1). */
+function pairAtCosine(random: Random, cosine: number, dim: number): Float32Array {
+  const draw = () => Float64Array.from({ length: dim }, () => random.normal());
+  const dot = (a: Float64Array, b: Float64Array) => a.reduce((sum, x, i) => sum + x * b[i], 0);
+  const unit = (a: Float64Array) => a.map((x) => x / Math.sqrt(dot(a, a)));
+  const u = unit(draw().map((x) => x + 1));
+  const other = draw();
+  const along = dot(other, u);
+  const v = unit(other.map((x, i) => x - along * u[i]));
+  const sine = Math.sqrt(1 - cosine * cosine);
+  const [lengthA, lengthB] = [0.1 + 3 * random.uniform(), 0.1 + 3 * random.uniform()];
+  return Float32Array.from([
+    ...u.map((x) => x * lengthA),
+    ...u.map((x, i) => (cosine * x + sine * v[i]) * lengthB),
+  ]);
+}
+
+function bitCount(x: number): number {
+  return (x >>> 0).toString(2).replaceAll('0', '').length;
+}
