@@ -1,0 +1,144 @@
+/**
+ * The way of one token, top to bottom:
+ *
+ *   text -> tokenizer -> ids -> model.forward(ids, cache) -> logits -> sampler -> id -> text
+ *
+ * `tokens` is everything said so far and the cache holds a prefix of it. Each turn feeds the rest,
+ * samples one id, and appends it: prefill is the turn where the rest is long.
+ */
+import type { KvCache } from '../cache/cache.ts';
+import { ensure, KvError } from '../errors/errors.ts';
+import type { Model } from '../model/model.ts';
+import { Sampler, type SampleOptions } from './sample.ts';
+import { StopMatcher } from './stop.ts';
+import { nextTask } from './next-task.ts';
+
+export interface GenerateOptions extends SampleOptions {
+  /** default 256 */
+  readonly maxTokens?: number;
+  /** texts that end the generation; they are not part of it */
+  readonly stop?: readonly string[];
+  readonly signal?: AbortSignal;
+  /** positions per step of prefill; default 128. It never changes the result, only the speed. */
+  readonly chunkSize?: number;
+}
+
+/** One sampled token. `text` may be empty while a character or a stop string is incomplete. */
+export interface Piece {
+  readonly id: number;
+  readonly text: string;
+}
+
+export interface GenerateStats {
+  /** tokens fed before the first one was sampled */
+  readonly promptTokens: number;
+  readonly tokens: number;
+  readonly prefillMs: number;
+  /** time of all tokens after the first */
+  readonly decodeMs: number;
+  readonly ended: 'end-of-text' | 'stop' | 'max-tokens' | 'context';
+}
+
+export const defaultMaxTokens = 256;
+export const defaultChunkSize = 128;
+
+/**
+ * Continues `tokens`, appending to it and to the cache.
+ * @param tokens everything said so far; the cache holds its first `cache.length` tokens
+ * @returns (as the generator's return value) counts, times and why it ended
+ * @throws KvError "range" if `tokens` does not fit the model's context, "aborted" when the signal
+ *   fires: in mid-prefill the cache is then as it was, later it holds what was generated so far
+ */
+export async function* generate(
+  model: Model,
+  cache: KvCache,
+  tokens: number[],
+  options: GenerateOptions = {},
+): AsyncGenerator<Piece, GenerateStats> {
+  const maxTokens = options.maxTokens ?? defaultMaxTokens;
+  const sampler = new Sampler(options);
+  const decoder = model.tokenizer.stream();
+  const stops = new StopMatcher(options.stop ?? []);
+  const promptTokens = tokens.length - cache.length;
+  checkRoom(model, tokens, promptTokens, maxTokens);
+
+  const begin = performance.now();
+  let prefillMs = 0;
+  let count = 0;
+  let ended: GenerateStats['ended'] = 'max-tokens';
+  while (count < maxTokens) {
+    const logits = await feed(model, cache, tokens, options);
+    if (count === 0) prefillMs = performance.now() - begin;
+    const id = sampler.sample(logits, tokens);
+    tokens.push(id);
+    count++;
+    if (model.tokenizer.eosIds.includes(id)) {
+      ended = 'end-of-text';
+      break;
+    }
+    const { text, stopped } = stops.push(decoder.push(id));
+    yield { id, text };
+    if (stopped) {
+      ended = 'stop';
+      break;
+    }
+    if (tokens.length >= model.contextLength) {
+      ended = 'context';
+      break;
+    }
+  }
+  if (ended !== 'stop') {
+    const rest = stops.push(decoder.end()).text + stops.end();
+    if (rest) yield { id: tokens[tokens.length - 1], text: rest };
+  }
+  const decodeMs = performance.now() - begin - prefillMs;
+  return { promptTokens, tokens: count, prefillMs, decodeMs, ended };
+}
+
+/**
+ * Runs the tokens that the cache does not hold yet, in chunks.
+ * @returns logits of the last one, f32 [vocabSize]
+ */
+export async function feed(
+  model: Model,
+  cache: KvCache,
+  tokens: readonly number[],
+  { signal, chunkSize = defaultChunkSize }: Pick<GenerateOptions, 'signal' | 'chunkSize'> = {},
+): Promise<Float32Array> {
+  const start = cache.length;
+  for (;;) {
+    // Without this an abort, or anything else, would wait until the whole prompt is done.
+    await nextTask();
+    if (signal?.aborted) {
+      cache.truncate(start);
+      throw new KvError('aborted', 'generate: the signal was aborted.', { cause: signal.reason });
+    }
+    const ids = Int32Array.from(tokens.slice(cache.length, cache.length + chunkSize));
+    const logits = await model.forward([{ ids, cache }]);
+    if (cache.length === tokens.length) return (await model.kernels.read(logits)) as Float32Array;
+  }
+}
+
+function checkRoom(
+  model: Model,
+  tokens: readonly number[],
+  promptTokens: number,
+  maxTokens: number,
+): void {
+  ensure(
+    Number.isInteger(maxTokens) && maxTokens >= 0,
+    'usage',
+    () => `generate: maxTokens is ${maxTokens}; it must be a whole number from 0.`,
+  );
+  ensure(
+    promptTokens > 0,
+    'usage',
+    () => 'generate: there is nothing to continue. Give a prompt of at least one token.',
+  );
+  ensure(
+    tokens.length < model.contextLength,
+    'range',
+    () =>
+      `generate: ${tokens.length} tokens; the context of "${model.name}" is ${model.contextLength}, one of them for the answer. Shorten the prompt.`,
+  );
+}

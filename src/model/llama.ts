@@ -1,0 +1,240 @@
+import { ensure } from '../errors/errors.ts';
+import type { LayerShape } from '../cache/cache.ts';
+import type { Kernels, Tensor } from '../kernels/kernels.ts';
+import { allocTensor, reshape, rows } from '../kernels/tensor.ts';
+import { readConfig, type DecoderConfig } from './config.ts';
+import type { BatchItem, LogitRows, Network } from './model.ts';
+import { fillRopeTable, ropeFrequencies } from './rope.ts';
+import type { WeightLoader } from './weights.ts';
+
+/** Weights of one layer; names as in GGUF. */
+interface Layer {
+  readonly attnNorm: Tensor; // [dModel]
+  readonly wq: Tensor; // [nHeads * headDimK, dModel]
+  readonly wk: Tensor; // [nKvHeads * headDimK, dModel]
+  readonly wv: Tensor; // [nKvHeads * headDimV, dModel]
+  readonly wo: Tensor; // [dModel, nHeads * headDimV]
+  readonly ffnNorm: Tensor; // [dModel]
+  readonly wGate: Tensor; // [dFeedForward, dModel]
+  readonly wUp: Tensor; // [dFeedForward, dModel]
+  readonly wDown: Tensor; // [dModel, dFeedForward]
+}
+
+/** Space for one step of n positions; every tensor has n rows. */
+interface Scratch {
+  readonly n: number;
+  readonly x: Tensor; // f32 [n, dModel], the residual stream
+  readonly normed: Tensor; // f32 [n, dModel]
+  readonly q: Tensor; // f32 [n, nHeads * headDimK]
+  readonly k: Tensor; // f32 [n, nKvHeads * headDimK]
+  readonly v: Tensor; // f32 [n, nKvHeads * headDimV]
+  readonly attended: Tensor; // f32 [n, nHeads * headDimV]
+  readonly gate: Tensor; // f32 [n, dFeedForward]
+  readonly up: Tensor; // f32 [n, dFeedForward]
+  readonly ropeTable: Tensor; // f32 [n, ropeDims / 2, 2]
+}
+
+/** Llama 2 and 3, Mistral, SmolLM2: RMSNorm, rotary positions, grouped-query attention, SwiGLU. */
+export async function loadLlama(weights: WeightLoader): Promise<Network> {
+  const embedding = weights.gguf.tensors.get('token_embd.weight');
+  const config = readConfig(weights.gguf, embedding?.shape[0] ?? 0);
+  const { nHeads, nKvHeads, headDimK, headDimV, dModel, dFeedForward, vocabSize } = config;
+
+  const tokenEmbedding = await weights.load('token_embd.weight', [vocabSize, dModel]);
+  const outputNorm = await weights.loadVector('output_norm.weight', dModel);
+  const output = weights.has('output.weight')
+    ? await weights.load('output.weight', [vocabSize, dModel])
+    : tokenEmbedding;
+  const factors = weights.has('rope_freqs.weight')
+    ? await weights.loadVector('rope_freqs.weight', config.ropeDims / 2)
+    : undefined;
+  const layers: Layer[] = [];
+  for (let i = 0; i < config.nLayers; i++) {
+    const matrix = (name: string, rowCount: number, columns: number) =>
+      weights.load(`blk.${i}.${name}.weight`, [rowCount, columns]);
+    layers.push({
+      attnNorm: await weights.loadVector(`blk.${i}.attn_norm.weight`, dModel),
+      wq: await matrix('attn_q', nHeads * headDimK, dModel),
+      wk: await matrix('attn_k', nKvHeads * headDimK, dModel),
+      wv: await matrix('attn_v', nKvHeads * headDimV, dModel),
+      wo: await matrix('attn_output', dModel, nHeads * headDimV),
+      ffnNorm: await weights.loadVector(`blk.${i}.ffn_norm.weight`, dModel),
+      wGate: await matrix('ffn_gate', dFeedForward, dModel),
+      wUp: await matrix('ffn_up', dFeedForward, dModel),
+      wDown: await matrix('ffn_down', dModel, dFeedForward),
+    });
+  }
+  const ropeFactors = factors && ((await weights.kernels.read(factors)) as Float32Array);
+  const frequencies = ropeFrequencies(config, ropeFactors);
+  return new Llama(weights, config, frequencies, { tokenEmbedding, outputNorm, output, layers });
+}
+
+class Llama implements Network {
+  readonly layers: readonly LayerShape[];
+  readonly vocabSize: number;
+  readonly contextLength: number;
+  private readonly kernels: Kernels;
+  private scratch: Scratch | undefined;
+  private logits: Tensor | undefined;
+
+  constructor(
+    private readonly loader: WeightLoader,
+    private readonly config: DecoderConfig,
+    private readonly frequencies: Float64Array,
+    private readonly weights: {
+      tokenEmbedding: Tensor; // [vocabSize, dModel]
+      outputNorm: Tensor; // [dModel]
+      output: Tensor; // [vocabSize, dModel]; the embedding itself where they are tied
+      layers: readonly Layer[];
+    },
+  ) {
+    this.kernels = loader.kernels;
+    this.vocabSize = config.vocabSize;
+    this.contextLength = config.contextLength;
+    const { nHeads, nKvHeads, headDimK, headDimV } = config;
+    const shape = { nHeads, nKvHeads, headDimK, headDimV, scale: 1 / Math.sqrt(headDimK) };
+    this.layers = Array.from({ length: config.nLayers }, () => shape);
+  }
+
+  get weightBytes(): number {
+    return this.loader.weightBytes;
+  }
+
+  async forward(batch: readonly BatchItem[], logitRows: LogitRows = 'last'): Promise<Tensor> {
+    const ids = Int32Array.from(batch.flatMap((item) => Array.from(item.ids)));
+    ensure(ids.length > 0, 'usage', () => 'forward: the batch has no tokens.');
+    const begun: BatchItem[] = [];
+    try {
+      for (const item of batch) {
+        item.cache.begin(item.ids.length);
+        begun.push(item);
+      }
+      const x = this.run(batch, ids);
+      const logits = this.project(logitRows === 'all' ? x : this.lastRows(x, batch));
+      for (const { cache } of batch) cache.commit();
+      return logits;
+    } catch (error) {
+      for (const { cache } of begun) cache.rollback();
+      throw error;
+    }
+  }
+
+  /** All layers. @returns the residual stream, f32 [n, dModel] */
+  private run(batch: readonly BatchItem[], ids: Int32Array): Tensor {
+    const { kernels, config, weights } = this;
+    const { nHeads, nKvHeads, headDimK, headDimV } = config;
+    const n = ids.length;
+    const { x, normed, q, k, v, attended, gate, up, ropeTable } = this.reserve(n);
+    const queries = reshape(q, [n, nHeads, headDimK]);
+    const keys = reshape(k, [n, nKvHeads, headDimK]);
+    const values = reshape(v, [n, nKvHeads, headDimV]);
+    const outputs = reshape(attended, [n, nHeads, headDimV]);
+
+    this.writeRopeTable(batch, ropeTable);
+    kernels.embed(weights.tokenEmbedding, ids, x);
+    weights.layers.forEach((layer, i) => {
+      kernels.rmsNorm(x, layer.attnNorm, config.rmsEpsilon, normed);
+      kernels.linear(normed, [
+        { weight: layer.wq, out: q },
+        { weight: layer.wk, out: k },
+        { weight: layer.wv, out: v },
+      ]);
+      kernels.rope(queries, ropeTable, 'adjacent');
+      kernels.rope(keys, ropeTable, 'adjacent');
+      let start = 0;
+      for (const { ids, cache } of batch) {
+        const own = (t: Tensor) => rows(t, start, ids.length);
+        cache.append(i, own(keys), own(values));
+        cache.attend(i, own(queries), own(outputs));
+        start += ids.length;
+      }
+      kernels.linear(attended, [{ weight: layer.wo, out: normed }]);
+      kernels.add(x, normed);
+
+      kernels.rmsNorm(x, layer.ffnNorm, config.rmsEpsilon, normed);
+      kernels.linear(normed, [
+        { weight: layer.wGate, out: gate },
+        { weight: layer.wUp, out: up },
+      ]);
+      kernels.swiglu(gate, up);
+      kernels.linear(gate, [{ weight: layer.wDown, out: normed }]);
+      kernels.add(x, normed);
+    });
+    return x;
+  }
+
+  /** The last row of each item, moved to the front of the scratch. */
+  private lastRows(x: Tensor, batch: readonly BatchItem[]): Tensor {
+    let end = 0;
+    batch.forEach(({ ids }, i) => {
+      end += ids.length;
+      if (end - 1 !== i) this.kernels.copy(rows(x, end - 1, 1), rows(x, i, 1));
+    });
+    return rows(x, 0, batch.length);
+  }
+
+  /** Final norm and vocabulary projection. @returns logits f32 [rows, vocabSize] */
+  private project(x: Tensor): Tensor {
+    const { kernels, config, weights } = this;
+    const n = x.shape[0];
+    kernels.rmsNorm(x, weights.outputNorm, config.rmsEpsilon, x);
+    if (!this.logits || this.logits.shape[0] < n) {
+      if (this.logits) kernels.free(this.logits.buffer);
+      this.logits = undefined;
+      this.logits = allocTensor(kernels, 'f32', [n, config.vocabSize]);
+    }
+    const logits = rows(this.logits, 0, n);
+    kernels.linear(x, [{ weight: weights.output, out: logits }]);
+    return logits;
+  }
+
+  private writeRopeTable(batch: readonly BatchItem[], ropeTable: Tensor): void {
+    const table = new Float32Array(ropeTable.shape[0] * this.config.ropeDims);
+    let row = 0;
+    for (const { ids, cache } of batch) {
+      const offset = row * this.config.ropeDims;
+      fillRopeTable(this.frequencies, cache.length, ids.length, table, offset);
+      row += ids.length;
+    }
+    this.kernels.write(ropeTable, table);
+  }
+
+  /** Scratch with exactly n rows, out of an allocation that only grows. */
+  private reserve(n: number): Scratch {
+    if (!this.scratch || this.scratch.n < n) {
+      this.releaseScratch();
+      const { kernels, config } = this;
+      const f32 = (...columns: number[]) => allocTensor(kernels, 'f32', [n, ...columns]);
+      this.scratch = {
+        n,
+        x: f32(config.dModel),
+        normed: f32(config.dModel),
+        q: f32(config.nHeads * config.headDimK),
+        k: f32(config.nKvHeads * config.headDimK),
+        v: f32(config.nKvHeads * config.headDimV),
+        attended: f32(config.nHeads * config.headDimV),
+        gate: f32(config.dFeedForward),
+        up: f32(config.dFeedForward),
+        ropeTable: f32(config.ropeDims / 2, 2),
+      };
+    }
+    const { n: held, ...tensors } = this.scratch;
+    if (held === n) return this.scratch;
+    const cut = Object.entries(tensors).map(([name, t]) => [name, rows(t, 0, n)]);
+    return { n, ...(Object.fromEntries(cut) as Omit<Scratch, 'n'>) };
+  }
+
+  private releaseScratch(): void {
+    for (const field of Object.values(this.scratch ?? {})) {
+      if (typeof field !== 'number') this.kernels.free((field as Tensor).buffer);
+    }
+    this.scratch = undefined;
+  }
+
+  dispose(): void {
+    this.releaseScratch();
+    if (this.logits) this.kernels.free(this.logits.buffer);
+    this.logits = undefined;
+    this.loader.dispose();
+  }
+}

@@ -1,0 +1,64 @@
+import { ensure } from '../errors/errors.ts';
+import { requireTensor } from '../format/gguf-access.ts';
+import { readTensorInto, type Gguf } from '../format/gguf.ts';
+import type { ByteSource } from '../format/source.ts';
+import type { KernelBuffer, Kernels, Tensor } from '../kernels/kernels.ts';
+import { allocTensor, bytesOf } from '../kernels/tensor.ts';
+
+/** Called after each tensor with the bytes loaded so far and the bytes in all. */
+export type LoadProgress = (loadedBytes: number, totalBytes: number) => void;
+
+/** Reads tensors from a file straight into kernel memory, in their stored type: no second copy. */
+export class WeightLoader {
+  readonly gguf: Gguf;
+  readonly kernels: Kernels;
+  private readonly source: ByteSource;
+  private readonly onProgress: LoadProgress | undefined;
+  private readonly buffers: KernelBuffer[] = [];
+  private loadedBytes = 0;
+
+  constructor(gguf: Gguf, source: ByteSource, kernels: Kernels, onProgress?: LoadProgress) {
+    this.gguf = gguf;
+    this.source = source;
+    this.kernels = kernels;
+    this.onProgress = onProgress;
+  }
+
+  get weightBytes(): number {
+    return this.loadedBytes;
+  }
+
+  has(name: string): boolean {
+    return this.gguf.tensors.has(name);
+  }
+
+  /**
+   * Loads a tensor. @param shape row-major, as the model needs it
+   * @throws KvError "format" if it is missing or of another shape, "unsupported" for its type
+   */
+  async load(name: string, shape: readonly number[]): Promise<Tensor> {
+    const entry = requireTensor(this.gguf, name, shape);
+    const loaded = allocTensor(this.kernels, entry.dtype, entry.shape);
+    this.buffers.push(loaded.buffer);
+    await readTensorInto(this.source, entry, this.kernels.view(bytesOf(loaded)) as Uint8Array);
+    this.loadedBytes += entry.sizeBytes;
+    this.onProgress?.(this.loadedBytes, this.source.sizeBytes - this.gguf.dataOffset);
+    return loaded;
+  }
+
+  /** Loads a vector of norm weights or factors, which GGUF keeps in f32. */
+  async loadVector(name: string, length: number): Promise<Tensor> {
+    const { type } = requireTensor(this.gguf, name, [length]);
+    ensure(
+      type === 'F32',
+      'unsupported',
+      () => `model: tensor "${name}" is ${type}; supported for vectors: F32.`,
+    );
+    return this.load(name, [length]);
+  }
+
+  /** Frees everything that was loaded. */
+  dispose(): void {
+    for (const buffer of this.buffers.splice(0)) this.kernels.free(buffer);
+  }
+}
