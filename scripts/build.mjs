@@ -1,0 +1,31 @@
+// Builds everything that start and test need: the WebAssembly kernels, and the bundles for Node and
+// for browsers, each with the kernels beside it.
+import { cpSync } from 'node:fs';
+import { fileURLToPath } from 'node:url';
+import { build } from 'tsdown';
+import { buildWasm } from './build-wasm.mjs';
+
+const root = fileURLToPath(new URL('..', import.meta.url));
+const shared = { cwd: root, config: false, dts: false, fixedExtension: false, logLevel: 'error' };
+const targets = [
+  {
+    outDir: 'dist',
+    platform: 'node',
+    target: 'node20.20',
+    entry: { index: 'src/index.ts', cli: 'src/cli/cli.ts' },
+  },
+  {
+    outDir: 'dist/browser',
+    platform: 'browser',
+    target: 'es2023',
+    entry: { index: 'src/index.ts' },
+  },
+];
+await buildWasm();
+for (const target of targets) {
+  await build({ ...shared, ...target });
+  cpSync(`${root}build/wasm`, `${root}${target.outDir}/wasm`, {
+    recursive: true,
+    filter: (path) => !path.endsWith('.sha256'),
+  });
+}

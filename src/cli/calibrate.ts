@@ -1,0 +1,76 @@
+import { readFileSync } from 'node:fs';
+import { basename, join } from 'node:path';
+import { InvalidArgumentError, type Command } from 'commander';
+import { KvError } from '../errors/errors.ts';
+import { writeFileAtomically } from '../format/file-node.ts';
+import { calibrate } from '../train/calibrate.ts';
+import {
+  addModelFlags,
+  loadFromFlags,
+  modelPath,
+  packageRoot,
+  progressLine,
+  wholeNumber,
+  type ModelFlags,
+} from './options.ts';
+
+interface CalibrateFlags extends ModelFlags {
+  readonly text: string;
+  readonly bits: number[];
+  readonly seed: number;
+  readonly out?: string;
+  readonly json?: boolean;
+}
+
+export function define(command: Command): void {
+  addModelFlags(command)
+    .option('--text <file>', 'text to fit on', join(packageRoot(), 'models', 'fit-text.txt'))
+    .option('--bits <list>', 'sketch widths, separated by commas', widths, [64, 128, 256])
+    .option('--seed <n>', 'seed of the sketches', wholeNumber(0, 65535), 0)
+    .option('--out <file>', 'adapter file (default: beside the model, where it is found again)')
+    .option('--json', 'print the adapter on standard output')
+    .addHelpText('after', '\nExample:\n  h1bkv calibrate --model model.gguf --bits 256')
+    .action((flags: CalibrateFlags) => run(flags));
+}
+
+function widths(text: string): number[] {
+  const list = text.split(',').map(Number);
+  if (list.every((b) => Number.isInteger(b) && b >= 32 && b <= 1024 && b % 32 === 0)) return list;
+  throw new InvalidArgumentError('They must be multiples of 32 from 32 to 1024, such as 64,256.');
+}
+
+async function run(flags: CalibrateFlags): Promise<void> {
+  const text = readText(flags.text);
+  const model = await loadFromFlags(flags, { adapter: false });
+  try {
+    const progress = progressLine('calibrating');
+    const adapter = await calibrate(model, text, basename(flags.text), {
+      bits: flags.bits,
+      seed: flags.seed,
+      onProgress: progress,
+    });
+    progress.done();
+    const out = flags.out ?? modelPath(flags.model).replace(/\.gguf$/, '') + '.adapter.json';
+    const json = JSON.stringify(adapter, null, 1) + '\n';
+    await writeFileAtomically(out, (sink) => sink.write(new TextEncoder().encode(json)));
+    if (flags.json) return console.log(json);
+    for (const fit of adapter.temperatures) {
+      console.log(
+        `b=${fit.bits}: T = ${fit.global} for all heads; per layer ${fit.layer.join(' ')}`,
+      );
+    }
+    console.log(`written to ${out}`);
+  } finally {
+    model.dispose();
+  }
+}
+
+function readText(file: string): string {
+  try {
+    return readFileSync(file, 'utf8');
+  } catch (cause) {
+    throw new KvError('io', `calibrate: ${file} cannot be read. Give a text with --text.`, {
+      cause,
+    });
+  }
+}

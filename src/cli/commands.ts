@@ -1,0 +1,25 @@
+import type { Command } from 'commander';
+
+export interface CommandRow {
+  readonly summary: string;
+  readonly load: () => Promise<{ define(command: Command): void }>;
+}
+
+/** Every command. To add one: one file that exports `define`, one row. */
+export const commands: Readonly<Record<string, CommandRow>> = {
+  demo: {
+    summary: 'one model, two caches: texts, bytes and speed side by side',
+    load: () => import('./demo.ts'),
+  },
+  generate: { summary: 'continue a text', load: () => import('./generate.ts') },
+  info: { summary: 'what is in a model file', load: () => import('./info.ts') },
+  convert: {
+    summary: 'write a model again with its weights in another type',
+    load: () => import('./convert.ts'),
+  },
+  calibrate: {
+    summary: "fit a method's temperatures to a model",
+    load: () => import('./calibrate.ts'),
+  },
+  bench: { summary: 'speed and bytes, ours beside a peer', load: () => import('./bench.ts') },
+};

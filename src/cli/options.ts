@@ -1,0 +1,99 @@
+/** What several commands share: flags, the default model, numbers for people. */
+import { existsSync } from 'node:fs';
+import { dirname, join } from 'node:path';
+import { fileURLToPath } from 'node:url';
+import { InvalidArgumentError, type Command } from 'commander';
+import type { BackendName } from '../kernels/kernels.ts';
+import { loadModel, type LoadOptions } from '../model/load.ts';
+import type { Model } from '../model/model.ts';
+
+export interface ModelFlags {
+  readonly model: string;
+  readonly backend: 'auto' | BackendName;
+  readonly threads?: number;
+}
+
+export function addModelFlags(command: Command): Command {
+  return command
+    .option('--model <file>', 'GGUF file or URL', 'default')
+    .option('--backend <name>', 'auto, wasm or reference', 'auto')
+    .option('--threads <n>', 'threads for the kernels (default: all cores)', wholeNumber(1, 64));
+}
+
+/** Parser for whole-number flags; commander turns its error into exit code 2. */
+export function wholeNumber(min: number, max: number): (text: string) => number {
+  return (text) => {
+    const value = Number(text);
+    if (text.trim() !== '' && Number.isInteger(value) && value >= min && value <= max) return value;
+    throw new InvalidArgumentError(`It must be a whole number from ${min} to ${max}.`);
+  };
+}
+
+/** Parser for flags that are any number; ranges are checked where they are used. */
+export function anyNumber(text: string): number {
+  const value = Number(text);
+  if (text.trim() !== '' && Number.isFinite(value)) return value;
+  throw new InvalidArgumentError('It must be a number.');
+}
+
+/** The folder that holds package.json and models/, from source and from the bundle alike. */
+export function packageRoot(): string {
+  let folder = dirname(fileURLToPath(import.meta.url));
+  while (!existsSync(join(folder, 'package.json')) && folder !== dirname(folder)) {
+    folder = dirname(folder);
+  }
+  return folder;
+}
+
+export const defaultModelFile = 'books-5m-q8_0.gguf';
+
+export function modelPath(name: string): string {
+  return name === 'default' ? join(packageRoot(), 'models', defaultModelFile) : name;
+}
+
+/** Loads the model that the flags name; on a terminal, says how far it is. */
+export async function loadFromFlags(
+  flags: ModelFlags,
+  options: Pick<LoadOptions, 'adapter'> = {},
+): Promise<Model> {
+  const progress = progressLine('loading');
+  const model = await loadModel(modelPath(flags.model), {
+    ...options,
+    backend: flags.backend,
+    ...(flags.threads !== undefined && { threads: flags.threads }),
+    onProgress: progress,
+  });
+  progress.done();
+  return model;
+}
+
+/** A progress line on stderr that appears after a second, on a terminal only. */
+export function progressLine(what: string) {
+  const began = performance.now();
+  let shown = 0;
+  const update = (done: number, total: number) => {
+    const now = performance.now();
+    if (!process.stderr.isTTY || now - began < 1000 || now - shown < 100) return;
+    shown = now;
+    const left = ((now - began) / 1000) * (total / done - 1);
+    process.stderr.write(
+      `\r${what} ${Math.floor((100 * done) / total)} %, ${left.toFixed(0)} s left \x1b[K`,
+    );
+  };
+  return Object.assign(update, {
+    done: () => {
+      if (shown > 0) process.stderr.write('\r\x1b[K');
+    },
+  });
+}
+
+/** Bytes for people: `1.57 MB`. Decimal units. */
+export function formatBytes(bytes: number): string {
+  const units = ['B', 'kB', 'MB', 'GB', 'TB'];
+  let [value, unit] = [bytes, 0];
+  while (value >= 1000 && unit < units.length - 1) {
+    value /= 1000;
+    unit++;
+  }
+  return `${unit === 0 ? value : value.toPrecision(3)} ${units[unit]}`;
+}
