@@ -1,40 +1,8 @@
-import type { LayerShape } from '../cache/cache.ts';
 import { createCache } from '../cache/registry.ts';
 import type { Kernels } from '../kernels/kernels.ts';
 import { allocTensor, rows } from '../kernels/tensor.ts';
 import { Random } from '../math/random.ts';
-
-/** The sizes of a known model. */
-export interface ModelShape {
-  readonly nLayers: number;
-  readonly dModel: number;
-  readonly nHeads: number;
-  readonly nKvHeads: number;
-  readonly headDim: number;
-  readonly dFeedForward: number;
-  readonly vocabSize: number;
-}
-
-export const namedShapes = {
-  'smollm2-135m': {
-    nLayers: 30,
-    dModel: 576,
-    nHeads: 9,
-    nKvHeads: 3,
-    headDim: 64,
-    dFeedForward: 1536,
-    vocabSize: 49152,
-  },
-  'llama-3.2-1b': {
-    nLayers: 16,
-    dModel: 2048,
-    nHeads: 32,
-    nKvHeads: 8,
-    headDim: 64,
-    dFeedForward: 8192,
-    vocabSize: 128256,
-  },
-} as const satisfies Record<string, ModelShape>;
+import { layersOf, type ModelShape } from '../model/shapes.ts';
 
 export interface AttentionRow {
   readonly method: string;
@@ -59,13 +27,7 @@ export async function attentionAtDepth(
   rounds = 9,
 ): Promise<AttentionRow[]> {
   const { nHeads, nKvHeads, headDim, nLayers } = shape;
-  const layer: LayerShape = {
-    nHeads,
-    nKvHeads,
-    headDimK: headDim,
-    headDimV: headDim,
-    scale: 1 / Math.sqrt(headDim),
-  };
+  const layers = layersOf({ ...shape, nLayers: heldLayers });
   const chunk = 512;
   const random = new Random(1);
   const kv = allocTensor(kernels, 'f32', [chunk, nKvHeads, headDim]);
@@ -77,7 +39,6 @@ export async function attentionAtDepth(
 
   const caches = [];
   for (const method of methods) {
-    const layers = Array.from({ length: heldLayers }, () => layer);
     const cache = await createCache(method, layers, kernels);
     for (let done = 0; done < depth - 1; done += chunk) {
       const n = Math.min(chunk, depth - 1 - done);

@@ -74,7 +74,8 @@ export class Peer {
       contextSize: contextLength,
       batchSize: Math.min(512, contextLength),
       threads: { ideal: threads, min: threads },
-      flashAttention: 'auto',
+      // llama.cpp's flash attention rounds F32 keys and values to f16 before it uses them.
+      flashAttention: kv === 'F32' ? false : 'auto',
       experimentalKvCacheKeyType: kv,
       experimentalKvCacheValueType: kv,
       ignoreMemorySafetyChecks: true,

@@ -1,5 +1,4 @@
-import type { Kernels, Tensor } from '../kernels/kernels.ts';
-import { allocTensor } from '../kernels/tensor.ts';
+import { allocConstants, perHead } from './constants.ts';
 import { PagedCache, type PagedMethod } from './paged.ts';
 import { pageLength } from './pages.ts';
 import type { CacheMethod } from './registry.ts';
@@ -9,8 +8,9 @@ import { expectSettings } from './spec.ts';
 export const create: CacheMethod['create'] = (spec, shapes, kernels) => {
   expectSettings(spec, []);
   const dtype = spec.name === 'f32' ? 'f32' : 'f16';
-  const scales: readonly Tensor[] = shapes.map(({ nHeads, scale }) =>
-    filled(kernels, nHeads, scale),
+  const scales = allocConstants(
+    kernels,
+    shapes.map(({ nHeads, scale }) => perHead(Array<number>(nHeads).fill(scale))),
   );
   const method: PagedMethod = {
     spec: dtype,
@@ -30,9 +30,3 @@ export const create: CacheMethod['create'] = (spec, shapes, kernels) => {
   };
   return new PagedCache(kernels, shapes, method);
 };
-
-function filled(kernels: Kernels, length: number, value: number): Tensor {
-  const t = allocTensor(kernels, 'f32', [length]);
-  kernels.write(t, new Float32Array(length).fill(value));
-  return t;
-}

@@ -4,6 +4,7 @@ import { allocTensor, tensor } from '../kernels/tensor.ts';
 import { tensorSizeBytes } from '../math/dtype.ts';
 import { fittedTemperatures, type Adapter, type Granularity } from './adapter.ts';
 import type { LayerShape } from './cache.ts';
+import { allocConstants, perHead } from './constants.ts';
 import { PagedCache, type PagedMethod } from './paged.ts';
 import { pageLength } from './pages.ts';
 import type { CacheMethod } from './registry.ts';
@@ -31,19 +32,16 @@ export const create: CacheMethod['create'] = (spec, shapes, kernels, adapter) =>
   const seed = wholeSetting(spec, 'seed', 0, { min: 0, max: 65535 });
   const { label, temperatures } = chooseTemperatures(spec, bits, shapes, adapter);
 
-  const projections = shapes.map(({ nKvHeads, headDimK }, layer) => {
-    const r = allocTensor(kernels, 'i8', [nKvHeads, bits, headDimK]);
-    kernels.write(r, gaussianProjection(seed, layer, nKvHeads, bits, headDimK));
-    return r;
-  });
-  const scales = temperatures.map((perHead) => {
-    const scale = allocTensor(kernels, 'f32', [perHead.length]);
-    kernels.write(
-      scale,
-      Float32Array.from(perHead, (t) => 1 / (bits * t)),
-    );
-    return scale;
-  });
+  const constants = allocConstants(kernels, [
+    ...shapes.map(({ nKvHeads, headDimK }, layer) => ({
+      dtype: 'i8' as const,
+      shape: [nKvHeads, bits, headDimK],
+      data: () => gaussianProjection(seed, layer, nKvHeads, bits, headDimK),
+    })),
+    ...temperatures.map((heads) => perHead(heads.map((t) => 1 / (bits * t)))),
+  ]);
+  const projections = constants.slice(0, shapes.length);
+  const scales = constants.slice(shapes.length);
   const querySketches = new QueryScratch(
     kernels,
     bits / 32,
@@ -71,7 +69,7 @@ export const create: CacheMethod['create'] = (spec, shapes, kernels, adapter) =>
     codebookBytes: () => projections.reduce((sum, r) => sum + r.buffer.sizeBytes, 0),
     scratchBytes: () => querySketches.sizeBytes,
     dispose: () => {
-      for (const { buffer } of [...projections, ...scales]) kernels.free(buffer);
+      for (const { buffer } of constants) kernels.free(buffer);
       querySketches.dispose();
     },
   };

@@ -2,13 +2,15 @@ import { mkdirSync } from 'node:fs';
 import { cpus, totalmem } from 'node:os';
 import { join } from 'node:path';
 import { InvalidArgumentError, Option, type Command } from 'commander';
-import { attentionAtDepth, namedShapes, type AttentionRow } from '../bench/attention.ts';
+import { attentionAtDepth, type AttentionRow } from '../bench/attention.ts';
 import { forgeGguf } from '../bench/forge-node.ts';
 import { peerMissing, type PeerOptions } from '../bench/peer-node.ts';
 import { benchSideBySide, type BenchRow } from '../bench/side-by-side-node.ts';
 import { KvError } from '../errors/errors.ts';
+import { namedShapes, type ShapeName } from '../model/shapes.ts';
 import {
   addModelFlags,
+  collectSpecs,
   formatBytes,
   loadFromFlags,
   modelPath,
@@ -17,13 +19,12 @@ import {
   type ModelFlags,
 } from './options.ts';
 
-type ShapeName = keyof typeof namedShapes;
 const peerKvs = ['F32', 'F16', 'Q8_0', 'Q4_0'] as const satisfies PeerOptions['kv'][];
 
 interface BenchFlags extends ModelFlags {
   readonly shape: ShapeName;
   readonly quant: 'q8_0' | 'f16' | 'f32';
-  readonly cache: string[];
+  readonly cache?: string[];
   readonly depth: number[];
   readonly rounds: number;
   readonly peer?: string;
@@ -43,10 +44,7 @@ export function define(command: Command): void {
         .choices(['q8_0', 'f16', 'f32'])
         .default('q8_0'),
     )
-    .option('--cache <specs...>', 'cache methods', (text, all: string[] = []) => [
-      ...all,
-      ...text.split(' '),
-    ])
+    .option('--cache <specs...>', 'cache methods (default: f16 h1b)', collectSpecs)
     .option('--depth <list>', 'positions in the cache, separated by commas', depths, [0, 8192])
     .option('--rounds <n>', 'turns of each contestant', wholeNumber(1, 1000), 5)
     .addOption(new Option('--peer <name>', 'measure it too').choices(['node-llama-cpp']))

@@ -2,9 +2,11 @@
 import { Command, CommanderError } from 'commander';
 import { KvError } from '../errors/errors.ts';
 import { commands } from './commands.ts';
+import { packageVersion } from './options.ts';
 
 const program = new Command('h1bkv')
   .description('Runs large language models with a radically compressed KV cache.')
+  .version(packageVersion())
   .showHelpAfterError('(h1bkv --help lists the commands)')
   .showSuggestionAfterError()
   .exitOverride();

@@ -12,6 +12,10 @@ export const commands: Readonly<Record<string, CommandRow>> = {
     load: () => import('./demo.ts'),
   },
   generate: { summary: 'continue a text', load: () => import('./generate.ts') },
+  plan: {
+    summary: 'exact cache bytes of every method, before anything is loaded',
+    load: () => import('./plan.ts'),
+  },
   info: { summary: 'what is in a model file', load: () => import('./info.ts') },
   convert: {
     summary: 'write a model again with its weights in another type',

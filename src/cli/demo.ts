@@ -1,9 +1,10 @@
 import type { Command } from 'commander';
-import { attentionAtDepth, namedShapes } from '../bench/attention.ts';
+import { attentionAtDepth } from '../bench/attention.ts';
 import { compareCaches, type Agreement } from '../eval/agreement.ts';
 import type { GenerateStats } from '../generate/generate.ts';
 import { Session } from '../generate/session.ts';
 import type { Model } from '../model/model.ts';
+import { namedShapes } from '../model/shapes.ts';
 import { Columns } from './columns.ts';
 import { perSecond } from './generate.ts';
 import {
@@ -23,7 +24,7 @@ const prompt =
   'the coachman swore he would go no farther. "Then I shall walk," said the young lady, and she ' +
   'stepped down with her bag in her hand. There was a light in one of the upper windows. She ' +
   'looked at it for some time before she knocked, for she remembered what her father had told her ' +
-  'of the man who lived there, and of ';
+  'of the man who lived there, and of';
 
 export function define(command: Command): void {
   addModelFlags(command)
@@ -31,13 +32,19 @@ export function define(command: Command): void {
     .action((flags: DemoFlags) => run(flags));
 }
 
+const intro = (model: Model) => `\
+A language model keeps keys and values of every token it has read: the KV cache. Here the same model
+(${model.name}, ${formatBytes(model.weightBytes)} of weights) continues the same text twice, once with
+the cache in 16 bits, once with the H1B-KV cache: 1-bit sketches of keys, 4-bit values.
+${model.kernels.description}
+
+The prompt:
+`;
+
 async function run(flags: DemoFlags): Promise<void> {
   const model = await loadFromFlags(flags);
   try {
-    console.log(
-      `${model.name}, ${(model.weightBytes / 1e6).toFixed(1)} MB of weights. ${model.kernels.description}\n`,
-    );
-    console.log(`The same model continues the same text with two caches. The prompt:\n`);
+    console.log(intro(model));
     console.log(`${prompt}\n`);
     const sides: [Side, Side] = [await startSide(model, 'f16'), await startSide(model, 'h1b')];
     await writeBoth(sides, flags.maxTokens);

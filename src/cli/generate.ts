@@ -60,9 +60,11 @@ async function run(prompt: string | undefined, flags: GenerateFlags): Promise<vo
     const interrupt = new AbortController();
     process.once('SIGINT', () => interrupt.abort());
     const pieces = session.generate({ ...flags, signal: interrupt.signal });
-    if (!flags.json) process.stdout.write(text);
-    const { answer, stats } = await collect(pieces, (piece) => {
-      if (!flags.json) process.stdout.write(piece);
+    let shown = flags.json ? undefined : text;
+    const { answer, stats } = await collect(pieces, session.tokens.length, (piece) => {
+      // The prompt waits for the first piece: until then the call may yet be refused.
+      if (shown !== undefined) process.stdout.write(shown + piece);
+      if (shown) shown = '';
     });
     const report = await summarize(model, session, flags, stats);
     if (flags.json) console.log(JSON.stringify({ text: answer, ...report }, null, 2));
@@ -94,26 +96,40 @@ function readPrompt(prompt: string | undefined, file: string | undefined): strin
   }
 }
 
-/** Runs a generation to its end. @returns its text, and what the generator returned */
+/**
+ * Runs a generation until it ends or is aborted.
+ * @param promptTokens tokens that it begins with
+ * @returns its text, and what the generator returned, or counts and times of our own if it was aborted
+ */
 export async function collect(
   pieces: AsyncGenerator<Piece, GenerateStats>,
-  onText: (text: string) => void = () => {},
-): Promise<{ answer: string; stats: GenerateStats }> {
+  promptTokens: number,
+  onText: (text: string) => void,
+): Promise<{ answer: string; stats: RunStats }> {
   let answer = '';
-  for (;;) {
-    const { done, value } = await pieces.next();
-    if (done) return { answer, stats: value };
-    answer += value.text;
-    onText(value.text);
+  let tokens = 0;
+  const began = performance.now();
+  let prefillMs = 0;
+  try {
+    for (;;) {
+      const { done, value } = await pieces.next();
+      if (done) return { answer, stats: value };
+      if (tokens++ === 0) prefillMs = performance.now() - began;
+      answer += value.text;
+      onText(value.text);
+    }
+  } catch (error) {
+    if (!(error instanceof KvError && error.code === 'aborted')) throw error;
+    const decodeMs = performance.now() - began - prefillMs;
+    return { answer, stats: { promptTokens, tokens, prefillMs, decodeMs, ended: 'aborted' } };
   }
 }
 
-async function summarize(
-  model: Model,
-  session: Session,
-  flags: GenerateFlags,
-  stats: GenerateStats,
-) {
+export type RunStats = Omit<GenerateStats, 'ended'> & {
+  readonly ended: GenerateStats['ended'] | 'aborted';
+};
+
+async function summarize(model: Model, session: Session, flags: GenerateFlags, stats: RunStats) {
   const bytes = session.bytes().total;
   const bytesF16 = (await plannedBytes('f16', model.layers, session.cache.length)).total;
   return {

@@ -1,8 +1,8 @@
 /** What several commands share: flags, the default model, numbers for people. */
-import { existsSync } from 'node:fs';
+import { existsSync, readFileSync } from 'node:fs';
 import { dirname, join } from 'node:path';
 import { fileURLToPath } from 'node:url';
-import { InvalidArgumentError, type Command } from 'commander';
+import { InvalidArgumentError, Option, type Command } from 'commander';
 import type { BackendName } from '../kernels/kernels.ts';
 import { loadModel, type LoadOptions } from '../model/load.ts';
 import type { Model } from '../model/model.ts';
@@ -16,7 +16,11 @@ export interface ModelFlags {
 export function addModelFlags(command: Command): Command {
   return command
     .option('--model <file>', 'GGUF file or URL', 'default')
-    .option('--backend <name>', 'auto, wasm or reference', 'auto')
+    .addOption(
+      new Option('--backend <name>', 'what computes')
+        .choices(['auto', 'wasm', 'reference'])
+        .default('auto'),
+    )
     .option('--threads <n>', 'threads for the kernels (default: all cores)', wholeNumber(1, 64));
 }
 
@@ -27,6 +31,11 @@ export function wholeNumber(min: number, max: number): (text: string) => number 
     if (text.trim() !== '' && Number.isInteger(value) && value >= min && value <= max) return value;
     throw new InvalidArgumentError(`It must be a whole number from ${min} to ${max}.`);
   };
+}
+
+/** Parser for --cache where methods are compared: repeated, or several in one string, by spaces. */
+export function collectSpecs(text: string, all: readonly string[] = []): string[] {
+  return [...all, ...text.split(/\s+/).filter((spec) => spec !== '')];
 }
 
 /** Parser for flags that are any number; ranges are checked where they are used. */
@@ -43,6 +52,11 @@ export function packageRoot(): string {
     folder = dirname(folder);
   }
   return folder;
+}
+
+export function packageVersion(): string {
+  const text = readFileSync(join(packageRoot(), 'package.json'), 'utf8');
+  return (JSON.parse(text) as { version: string }).version;
 }
 
 export const defaultModelFile = 'books-5m-q8_0.gguf';

@@ -1,4 +1,5 @@
 import type { KvCache } from '../cache/cache.ts';
+import { ensure } from '../errors/errors.ts';
 import { defaultChunkSize } from '../generate/generate.ts';
 import { argmax } from '../generate/sample.ts';
 import type { Model } from '../model/model.ts';
@@ -16,6 +17,7 @@ export interface Agreement {
  * Runs the same tokens through two caches and compares what the model predicts after each. Both
  * caches must be empty; they compress as they would in generation, chunk by chunk.
  * @param from first position that counts
+ * @throws KvError "usage" if there is no such position
  */
 export async function compareCaches(
   model: Model,
@@ -24,6 +26,11 @@ export async function compareCaches(
   candidate: KvCache,
   from = 0,
 ): Promise<Agreement> {
+  ensure(
+    Number.isInteger(from) && from >= 0 && from < ids.length,
+    'usage',
+    () => `agreement: nothing to compare from position ${from} on; there are ${ids.length} tokens.`,
+  );
   let same = 0;
   let divergence = 0;
   for (let start = 0; start < ids.length; start += defaultChunkSize) {

@@ -98,6 +98,7 @@ export async function* generate(
 /**
  * Runs the tokens that the cache does not hold yet, in chunks.
  * @returns logits of the last one, f32 [vocabSize]
+ * @throws KvError "usage" for a chunk size that is no whole number above 0, "aborted"
  */
 export async function feed(
   model: Model,
@@ -105,6 +106,11 @@ export async function feed(
   tokens: readonly number[],
   { signal, chunkSize = defaultChunkSize }: Pick<GenerateOptions, 'signal' | 'chunkSize'> = {},
 ): Promise<Float32Array> {
+  ensure(
+    Number.isInteger(chunkSize) && chunkSize > 0,
+    'usage',
+    () => `generate: chunkSize is ${chunkSize}; it must be a whole number above 0.`,
+  );
   const start = cache.length;
   for (;;) {
     // Without this an abort, or anything else, would wait until the whole prompt is done.

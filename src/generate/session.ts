@@ -1,4 +1,5 @@
 import type { CacheBytes, KvCache } from '../cache/cache.ts';
+import { ensure } from '../errors/errors.ts';
 import type { Model } from '../model/model.ts';
 import { generate, type GenerateOptions, type GenerateStats, type Piece } from './generate.ts';
 
@@ -47,8 +48,14 @@ export class Session {
   /**
    * Forgets everything from token `length` on. Continuing gives what a session would give that
    * never went further.
+   * @throws KvError "usage" if `length` is not a whole number from 0
    */
   truncate(length: number): void {
+    ensure(
+      Number.isInteger(length) && length >= 0,
+      'usage',
+      () => `session: cannot truncate to ${length} tokens; give a whole number from 0.`,
+    );
     this.tokens.length = Math.min(this.tokens.length, length);
     // One token must be left to run, or there would be no logits to sample from.
     this.cache.truncate(Math.max(0, this.tokens.length - 1));

@@ -1,6 +1,6 @@
 import { ensure } from '../errors/errors.ts';
 import type { LayerShape } from '../cache/cache.ts';
-import type { Kernels, Tensor } from '../kernels/kernels.ts';
+import type { KernelBuffer, Kernels, Tensor } from '../kernels/kernels.ts';
 import { allocTensor, reshape, rows } from '../kernels/tensor.ts';
 import { readConfig, type DecoderConfig } from './config.ts';
 import type { BatchItem, LogitRows, Network } from './model.ts';
@@ -75,6 +75,8 @@ class Llama implements Network {
   readonly contextLength: number;
   private readonly kernels: Kernels;
   private scratch: Scratch | undefined;
+  /** what `scratch` lies in; known here even where only some of it could be had */
+  private readonly scratchBuffers: KernelBuffer[] = [];
   private logits: Tensor | undefined;
 
   constructor(
@@ -204,7 +206,11 @@ class Llama implements Network {
     if (!this.scratch || this.scratch.n < n) {
       this.releaseScratch();
       const { kernels, config } = this;
-      const f32 = (...columns: number[]) => allocTensor(kernels, 'f32', [n, ...columns]);
+      const f32 = (...columns: number[]) => {
+        const t = allocTensor(kernels, 'f32', [n, ...columns]);
+        this.scratchBuffers.push(t.buffer);
+        return t;
+      };
       this.scratch = {
         n,
         x: f32(config.dModel),
@@ -225,9 +231,7 @@ class Llama implements Network {
   }
 
   private releaseScratch(): void {
-    for (const field of Object.values(this.scratch ?? {})) {
-      if (typeof field !== 'number') this.kernels.free((field as Tensor).buffer);
-    }
+    for (const buffer of this.scratchBuffers.splice(0)) this.kernels.free(buffer);
     this.scratch = undefined;
   }
 

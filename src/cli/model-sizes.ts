@@ -1,0 +1,80 @@
+import { readFile } from 'node:fs/promises';
+import type { Adapter } from '../cache/adapter.ts';
+import type { LayerShape } from '../cache/cache.ts';
+import { KvError } from '../errors/errors.ts';
+import { openFileSource } from '../format/file-node.ts';
+import { readGguf } from '../format/gguf.ts';
+import { readConfig } from '../model/config.ts';
+import { layersOf, namedShapes, type ShapeName } from '../model/shapes.ts';
+import { modelPath } from './options.ts';
+
+/** What a plan has to know of a model. */
+export interface ModelSizes {
+  readonly name: string;
+  readonly layers: readonly LayerShape[];
+  readonly contextLength: number;
+  readonly adapter?: Adapter;
+}
+
+/** The context of a named shape, which has none of its own here. */
+const defaultContext = 8192;
+
+/**
+ * Sizes from a named shape, a GGUF header or a config.json; no weights are read.
+ * @throws KvError "usage" if it is none of them
+ */
+export async function readModelSizes(name: string): Promise<ModelSizes> {
+  if (Object.hasOwn(namedShapes, name)) {
+    const layers = layersOf(namedShapes[name as ShapeName]);
+    return { name, layers, contextLength: defaultContext };
+  }
+  const path = modelPath(name);
+  if (path.endsWith('.json')) return fromConfigJson(path);
+  if (path.endsWith('.gguf')) return fromGguf(path);
+  throw new KvError(
+    'usage',
+    `plan: "${name}" is no GGUF file, no config.json and no named shape; there are ${Object.keys(namedShapes).join(', ')}.`,
+  );
+}
+
+async function fromGguf(path: string): Promise<ModelSizes> {
+  const source = await openFileSource(path);
+  try {
+    const gguf = await readGguf(source);
+    const config = readConfig(gguf, gguf.tensors.get('token_embd.weight')?.shape[0] ?? 0);
+    const shape = { ...config, headDim: config.headDimK };
+    return { name: source.name, layers: layersOf(shape), contextLength: config.contextLength };
+  } finally {
+    await source.close();
+  }
+}
+
+async function fromConfigJson(path: string): Promise<ModelSizes> {
+  let config: Record<string, unknown>;
+  try {
+    config = JSON.parse(await readFile(path, 'utf8')) as Record<string, unknown>;
+  } catch (cause) {
+    throw new KvError('io', `plan: ${path} cannot be read as JSON. Give a config.json.`, { cause });
+  }
+  const number = (key: string, fallback?: number) => {
+    const value = config[key] ?? fallback;
+    if (typeof value === 'number' && Number.isInteger(value) && value > 0) return value;
+    throw new KvError(
+      'format',
+      `plan: ${path}: ${key} is ${JSON.stringify(value)}; it must be a whole number above 0.`,
+    );
+  };
+  const nHeads = number('num_attention_heads');
+  const dModel = number('hidden_size');
+  const shape = {
+    nLayers: number('num_hidden_layers'),
+    dModel,
+    nHeads,
+    nKvHeads: number('num_key_value_heads', nHeads),
+    headDim: number('head_dim', dModel / nHeads),
+    dFeedForward: number('intermediate_size'),
+    vocabSize: number('vocab_size'),
+  };
+  const contextLength = number('max_position_embeddings', defaultContext);
+  return { name: path, layers: layersOf(shape), contextLength };
+}

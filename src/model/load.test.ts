@@ -1,0 +1,208 @@
+import { afterAll, afterEach, beforeAll, describe, expect, test } from 'vitest';
+import { editGguf, tinyShape, type GgufEdit } from '../../test/forged.ts';
+import { forgeBytes } from '../bench/forge-node.ts';
+import type { GgufEntry, TensorToWrite } from '../format/gguf-write.ts';
+import { readGguf } from '../format/gguf.ts';
+import { memorySource, type ByteSource } from '../format/source.ts';
+import type { Kernels } from '../kernels/kernels.ts';
+import { createKernels } from '../kernels/select.ts';
+import { loadModel } from './load.ts';
+
+let kernels: Kernels;
+let whole: Uint8Array;
+beforeAll(async () => {
+  kernels = await createKernels('auto');
+  whole = await forgeBytes(tinyShape);
+});
+afterEach(() => expect(kernels.allocatedBytes).toBe(0));
+afterAll(() => kernels.dispose());
+
+/** Bytes of all tensors of a file. */
+async function tensorBytes(bytes: Uint8Array): Promise<number> {
+  const { tensors } = await readGguf(memorySource(bytes, 'forged'));
+  return [...tensors.values()].reduce((sum, { sizeBytes }) => sum + sizeBytes, 0);
+}
+
+/** A memory source that knows whether it was closed. */
+function watched(bytes: Uint8Array): { source: ByteSource; closed(): boolean } {
+  let closed = false;
+  const source = { ...memorySource(bytes, 'forged'), close: async () => void (closed = true) };
+  return { source, closed: () => closed };
+}
+
+test('weights are in kernel memory once, as they are in the file; dispose frees them', async () => {
+  for (const type of ['F32', 'Q8_0'] as const) {
+    const bytes = await forgeBytes({ ...tinyShape, type });
+    const seen: number[][] = [];
+    const model = await loadModel(memorySource(bytes, 'forged'), {
+      kernels,
+      onProgress: (loaded, total) => seen.push([loaded, total]),
+    });
+    const expected = await tensorBytes(bytes);
+    expect(kernels.allocatedBytes).toBe(expected);
+    expect(model.weightBytes).toBe(expected);
+    const [loaded, total] = seen.at(-1) ?? [];
+    expect(loaded).toBe(expected);
+    // The file also pads every tensor to 32 bytes.
+    expect(total - loaded).toBeLessThan(32 * seen.length);
+    model.dispose();
+  }
+});
+
+test('what a model says of itself', async () => {
+  const { source, closed } = watched(whole);
+  const model = await loadModel(source, { kernels });
+  expect(closed()).toBe(true);
+  expect(model).toMatchObject({
+    name: 'forged F32 seed 1',
+    architecture: 'llama',
+    contextLength: tinyShape.contextLength,
+    vocabSize: tinyShape.vocab,
+    adapter: undefined,
+  });
+  expect(model.layers).toEqual(
+    Array(2).fill({ nHeads: 4, nKvHeads: 2, headDimK: 16, headDimV: 16, scale: 0.25 }),
+  );
+  model.dispose();
+});
+
+test('a Blob is as good as a file', async () => {
+  const model = await loadModel(new Blob([new Uint8Array(whole)]), { kernels });
+  expect(model.vocabSize).toBe(tinyShape.vocab);
+  model.dispose();
+});
+
+test('kernels that were made for the model go with it', async () => {
+  const model = await loadModel(memorySource(whole, 'forged'), { backend: 'reference' });
+  expect(model.kernels.backend).toBe('reference');
+  model.dispose();
+  expect(model.kernels.allocatedBytes).toBe(0);
+});
+
+const set = (key: string, value: GgufEntry): GgufEdit => ({
+  metadata: (entries) => entries.set(key, value),
+});
+const replace = (name: string, change: Partial<TensorToWrite>): GgufEdit => ({
+  tensors: (list) => list.map((t) => (t.name === name ? { ...t, ...change } : t)),
+});
+const zeros = (sizeBytes: number) => async () => new Uint8Array(sizeBytes);
+const lastTensor = 'blk.1.ffn_down.weight';
+
+describe('a model that cannot run is refused, and nothing stays allocated', () => {
+  const wrong: [string, GgufEdit, { code: string; message: RegExp }][] = [
+    [
+      'unknown architecture',
+      set('general.architecture', { type: 'string', value: 'mamba' }),
+      { code: 'unsupported', message: /architecture "mamba"; supported: llama/ },
+    ],
+    [
+      'an architecture that is a property of every object',
+      set('general.architecture', { type: 'string', value: 'constructor' }),
+      { code: 'unsupported', message: /architecture "constructor"/ },
+    ],
+    [
+      'missing tensor',
+      { tensors: (list) => list.filter(({ name }) => name !== lastTensor) },
+      { code: 'format', message: /tensor "blk\.1\.ffn_down\.weight" is missing/ },
+    ],
+    [
+      'no embedding',
+      { tensors: (list) => list.filter(({ name }) => name !== 'token_embd.weight') },
+      { code: 'format', message: /tensor "token_embd\.weight" is missing/ },
+    ],
+    [
+      'wrong shape',
+      replace(lastTensor, { shape: [64, 32] }),
+      { code: 'format', message: /ffn_down\.weight" is \[64, 32\]; need \[32, 64\]/ },
+    ],
+    [
+      'unsupported type',
+      replace(lastTensor, { type: 'Q4_0', data: zeros((32 * 64 * 18) / 32) }),
+      { code: 'unsupported', message: /ffn_down\.weight" is Q4_0; supported: .*Re-quantize/ },
+    ],
+    [
+      'norm weights in another type',
+      replace('blk.1.ffn_norm.weight', { type: 'F16', data: zeros(64) }),
+      { code: 'unsupported', message: /ffn_norm\.weight" is F16; supported for vectors: F32/ },
+    ],
+    [
+      'RoPE factors of another size',
+      {
+        tensors: (list) => [
+          ...list,
+          { name: 'rope_freqs.weight', type: 'F32', shape: [5], data: zeros(20) },
+        ],
+      },
+      { code: 'format', message: /rope_freqs\.weight" is \[5\]; need \[8\]/ },
+    ],
+    [
+      'no such tokenizer',
+      set('tokenizer.ggml.model', { type: 'string', value: 'unheard-of' }),
+      { code: 'unsupported', message: /unheard-of/ },
+    ],
+    [
+      'heads that do not divide',
+      set('llama.attention.head_count_kv', { type: 'u32', value: 3 }),
+      { code: 'format', message: /4 query heads over 3 KV heads/ },
+    ],
+  ];
+
+  test.each(wrong)('%s', async (_, edit, { code, message }) => {
+    const { source, closed } = watched(await editGguf(whole, edit));
+    const load = loadModel(source, { kernels });
+    await expect(load).rejects.toThrow(expect.objectContaining({ code }));
+    await expect(load).rejects.toThrow(message);
+    expect(closed()).toBe(true);
+  });
+
+  test('a truncated file', async () => {
+    for (const share of [0.001, 0.1, 0.5, 0.999]) {
+      const cut = whole.subarray(0, Math.floor(whole.length * share));
+      const load = loadModel(memorySource(cut, 'cut'), { kernels });
+      await expect(load).rejects.toThrow(expect.objectContaining({ code: 'format' }));
+    }
+  });
+
+  test('a source that breaks in mid-load', async () => {
+    let reads = 0;
+    const inner = memorySource(whole, 'forged');
+    const breaking: ByteSource = {
+      ...inner,
+      read: async (offset, target) => {
+        if (target.length > 4000 && ++reads > 8) throw new Error('the disk is gone');
+        return inner.read(offset, target);
+      },
+    };
+    await expect(loadModel(breaking, { kernels })).rejects.toThrow('the disk is gone');
+    expect(reads).toBe(9);
+  });
+});
+
+describe('adapters', () => {
+  const fit = {
+    bits: 64,
+    global: 0.1,
+    layer: [0.1, 0.2],
+    head: [Array(4).fill(0.1), Array(4).fill(0.2)],
+  };
+  const adapter = (model: string) =>
+    JSON.stringify({ format: 'h1b-kv adapter', version: 1, model, text: '', temperatures: [fit] });
+
+  test('one that was fitted for this model is used', async () => {
+    const bare = await loadModel(memorySource(whole, 'forged'), { kernels });
+    const { hash } = bare;
+    bare.dispose();
+    const options = { kernels, adapter: adapter(hash) };
+    const model = await loadModel(memorySource(whole, 'forged'), options);
+    const cache = await model.createCache('h1b:b=64');
+    expect(cache.spec).toBe('h1b:b=64,seed=0,t=head');
+    cache.dispose();
+    model.dispose();
+  });
+
+  test.each(['another', 'not JSON'])('one of %s model is refused', async (what) => {
+    const text = what === 'another' ? adapter('0123') : '{';
+    const load = loadModel(memorySource(whole, 'forged'), { kernels, adapter: text });
+    await expect(load).rejects.toThrow(expect.objectContaining({ code: 'format' }));
+  });
+});

@@ -1,0 +1,265 @@
+/** The command line as people and programs use it: `node dist/cli.js` as a process of its own. */
+import { spawn, spawnSync } from 'node:child_process';
+import { existsSync, mkdirSync, readdirSync, readFileSync, writeFileSync } from 'node:fs';
+import { join } from 'node:path';
+import { beforeAll, describe, expect, test } from 'vitest';
+import { forgeBytes } from '../src/bench/forge-node.ts';
+import { parseAdapter } from '../src/cache/adapter.ts';
+import { packageRoot, say, temporaryFolder, tinyShape } from './forged.ts';
+
+const cli = join(packageRoot, 'dist', 'cli.js');
+const isBuilt = existsSync(cli);
+if (!isBuilt) say('skipped: test/cli.test.ts: dist/cli.js is not there; npm run build makes it');
+
+const folder = temporaryFolder();
+const model = join(folder, 'tiny.gguf');
+const truncated = join(folder, 'truncated.gguf');
+beforeAll(async () => {
+  const bytes = await forgeBytes(tinyShape);
+  writeFileSync(model, bytes);
+  writeFileSync(truncated, bytes.subarray(0, bytes.length / 2));
+});
+
+/** Runs a command to its end; one that has not ended after 20 s is a failure. */
+function run(args: readonly string[], input = '') {
+  const result = spawnSync(process.execPath, [cli, ...args], {
+    input,
+    encoding: 'utf8',
+    timeout: 20_000,
+    maxBuffer: 1 << 26,
+  });
+  expect(result.error).toBeUndefined();
+  expect(result.signal).toBeNull();
+  return { code: result.status, out: result.stdout, err: result.stderr };
+}
+
+const generateArgs = (...more: string[]) => ['generate', 'the cat', '--model', model, ...more];
+
+describe.skipIf(!isBuilt)('h1bkv', () => {
+  describe('generate', () => {
+    test('--json prints one document on stdout and nothing else', () => {
+      const args = generateArgs('--cache', 'h1b:b=64', '--max-tokens', '5', '--threads', '1');
+      const { code, out } = run([...args, '--json']);
+      expect(code).toBe(0);
+      const report = JSON.parse(out) as Record<string, unknown>;
+      expect(report).toMatchObject({
+        text: expect.any(String),
+        tokens: expect.any(Number),
+        promptTokens: expect.any(Number),
+        prefillTokensPerSecond: expect.any(Number),
+        decodeTokensPerSecond: expect.any(Number),
+        cache: {
+          method: 'h1b:b=64',
+          spec: 'h1b:b=64,seed=0,t=0.07',
+          bytes: expect.any(Number),
+          bytesF16: expect.any(Number),
+          ratio: expect.any(Number),
+        },
+        backend: 'wasm',
+        threads: 1,
+        model: 'forged F32 seed 1',
+      });
+      const { bytes, bytesF16, ratio } = report.cache as Record<string, number>;
+      // one page of 128 positions, 2 layers, 2 KV heads of 16 dimensions, keys and values
+      expect(bytesF16).toBe(128 * 2 * 2 * (16 + 16) * 2);
+      expect(bytes).toBe(128 * 2 * 2 * (8 + 8 + 4) + 2 * 2 * 64 * 16);
+      expect(ratio).toBeCloseTo(bytes / bytesF16, 9);
+    });
+
+    test('the text comes on stdout, the numbers on stderr', () => {
+      const json = run(generateArgs('--max-tokens', '8', '--json'));
+      const { text } = JSON.parse(json.out) as { text: string };
+      const { code, out, err } = run(generateArgs('--max-tokens', '8'));
+      expect(code).toBe(0);
+      expect(out.trimEnd()).toBe(`the cat${text}`.trimEnd());
+      expect(err).toMatch(/tokens\/s/);
+      expect(err).toMatch(/f16 would have taken/);
+    });
+
+    test('the prompt from a file and from standard input gives the same', () => {
+      const file = join(folder, 'prompt.txt');
+      writeFileSync(file, 'the cat');
+      const rest = ['--model', model, '--max-tokens', '6', '--json'];
+      const text = (result: { out: string }) => (JSON.parse(result.out) as { text: string }).text;
+      const expected = text(run(['generate', 'the cat', ...rest]));
+      expect(text(run(['generate', '--text', file, ...rest]))).toBe(expected);
+      expect(text(run(['generate', '-', ...rest], 'the cat'))).toBe(expected);
+    });
+
+    test('a seed repeats, and the reference backend says the same', () => {
+      const sampled = generateArgs('--max-tokens', '6', '--temperature', '1', '--json');
+      const text = (args: string[]) => (JSON.parse(run(args).out) as { text: string }).text;
+      expect(text([...sampled, '--seed', '5'])).toBe(text([...sampled, '--seed', '5']));
+      const greedy = generateArgs('--max-tokens', '6', '--json');
+      expect(text([...greedy, '--backend', 'reference'])).toBe(text(greedy));
+    });
+
+    test('an interrupt ends it at once, with no process left', async () => {
+      const child = spawn(process.execPath, [
+        cli,
+        ...['generate', 'The captain', '--max-tokens', '100000', '--temperature', '1'],
+      ]);
+      const ended = new Promise((resolve) => child.once('exit', (...how) => resolve(how)));
+      await new Promise((resolve) => child.stdout.once('data', resolve));
+      child.kill('SIGINT');
+      const timeout = new Promise((resolve) => setTimeout(resolve, 10_000, 'still running'));
+      const how = await Promise.race([ended, timeout]);
+      child.kill('SIGKILL');
+      expect(how).not.toBe('still running');
+    });
+  });
+
+  test('info says what is in the file, in words and as JSON', () => {
+    const { code, out } = run(['info', model, '--json']);
+    expect(code).toBe(0);
+    const info = JSON.parse(out) as { tensors: object[]; metadata: object };
+    expect(info).toMatchObject({ version: 3, sizeBytes: readFileSync(model).length });
+    expect(info.metadata).toMatchObject({ 'general.architecture': 'llama' });
+    expect(info.tensors).toContainEqual({
+      name: 'blk.1.ffn_down.weight',
+      type: 'F32',
+      shape: [32, 64],
+      sizeBytes: 32 * 64 * 4,
+    });
+    const words = run(['info', model, '--tensors']);
+    expect(words.code).toBe(0);
+    expect(words.out).toMatch(/blk\.1\.ffn_down\.weight +F32 +\[32, 64\]/);
+  });
+
+  describe('convert', () => {
+    test('writes a model that runs', () => {
+      const out = join(folder, 'tiny-q8_0.gguf');
+      const converted = run(['convert', model, '--type', 'q8_0', '--out', out, '--json']);
+      expect(converted.code).toBe(0);
+      expect(JSON.parse(converted.out)).toMatchObject({
+        input: { file: model, sizeBytes: readFileSync(model).length },
+        output: { file: out, type: 'q8_0', sizeBytes: readFileSync(out).length },
+      });
+      expect(readFileSync(out).length).toBeLessThan(readFileSync(model).length / 2);
+      const { code } = run(['generate', 'the cat', '--model', out, '--max-tokens', '3', '--json']);
+      expect(code).toBe(0);
+    });
+
+    test('a failure leaves neither a file under the final name nor a temporary one', () => {
+      const target = join(folder, 'target');
+      mkdirSync(target);
+      const out = join(target, 'out.gguf');
+      expect(run(['convert', truncated, '--out', out]).code).toBe(1);
+      expect(readdirSync(target)).toEqual([]);
+      writeFileSync(out, 'precious');
+      expect(run(['convert', truncated, '--out', out]).code).toBe(1);
+      expect(readFileSync(out, 'utf8')).toBe('precious');
+      expect(readdirSync(target)).toEqual(['out.gguf']);
+    });
+
+    test('a disk that fails: exit code 1, and nothing is left', () => {
+      const beneathFile = run(['convert', model, '--out', join(model, 'out.gguf')]);
+      expect(beneathFile.code).toBe(1);
+      expect(beneathFile.err).toMatch(/^error: .*cannot be written/);
+      const beneathNothing = join(folder, 'nowhere', 'out.gguf');
+      expect(run(['convert', model, '--out', beneathNothing]).code).toBe(1);
+      expect(existsSync(join(folder, 'nowhere'))).toBe(false);
+      if (process.platform !== 'linux') return;
+      // A limit on the size of files is as near to a full disk as a test can come.
+      const target = join(folder, 'full');
+      mkdirSync(target);
+      const script = `trap '' XFSZ; ulimit -f 64; exec "$0" "$@"`;
+      const args = ['-c', script, process.execPath, cli, 'convert', model];
+      const out = join(target, 'out.gguf');
+      const full = spawnSync('bash', [...args, '--type', 'f32', '--out', out], {
+        encoding: 'utf8',
+        timeout: 20_000,
+      });
+      expect(full.stderr).toMatch(/^error: .*out\.gguf: cannot be written/);
+      expect(full.status).toBe(1);
+      expect(readdirSync(target)).toEqual([]);
+    });
+  });
+
+  test('calibrate writes an adapter that generate finds', () => {
+    const text = join(folder, 'fit.txt');
+    writeFileSync(text, 'the cat sat on the mat and the rat sat on the hat; '.repeat(5));
+    const args = ['calibrate', '--model', model, '--text', text, '--bits', '32', '--json'];
+    const { code, out } = run(args);
+    expect(code).toBe(0);
+    const written = readFileSync(join(folder, 'tiny.adapter.json'), 'utf8');
+    expect(JSON.parse(out)).toEqual(JSON.parse(written));
+    const { hash } = JSON.parse(run(['info', model, '--json']).out) as { hash: string };
+    expect(parseAdapter(written, 'written', hash).temperatures[0].bits).toBe(32);
+    const report = run(generateArgs('--cache', 'h1b:b=32', '--max-tokens', '2', '--json')).out;
+    expect(JSON.parse(report)).toMatchObject({ cache: { spec: 'h1b:b=32,seed=0,t=head' } });
+  });
+
+  describe('exit code 2: the call was wrong', () => {
+    test.each([
+      [['genrate', 'x'], /unknown command 'genrate'\n\(Did you mean generate\?\)/],
+      [
+        ['generate', 'x', '--max-token', '3'],
+        /unknown option '--max-token'\n\(Did you mean --max-tokens/,
+      ],
+      [['generate'], /no prompt; give either a text or --text file/],
+      [['generate', 'x', '--text', 'y'], /two prompts/],
+      [['generate', 'x', '--max-tokens', 'many'], /'many' is invalid\. It must be a whole number/],
+      [['generate', 'x', '--max-tokens', '-1'], /'-1' is invalid/],
+      [
+        ['generate', 'x', '--threads', '0'],
+        /'0' is invalid\. It must be a whole number from 1 to 64/,
+      ],
+      [['generate', 'x', '--temperature', 'hot'], /'hot' is invalid\. It must be a number/],
+      [
+        generateArgs('--json', '--temperature', '-1'),
+        /temperature is -1; it must be a number from 0/,
+      ],
+      [
+        generateArgs('--json', '--cache', 'h1b:b=33'),
+        /b is 33; it must be a whole number from 32 to 1024/,
+      ],
+      [generateArgs('--json', '--cache', 'h1b:b=2048'), /b is 2048/],
+      [generateArgs('--json', '--cache', 'h1b:c=1'), /unknown setting "c"; allowed: b, seed, t/],
+      [generateArgs('--json', '--cache', 'h2b'), /"h2b" is unknown; there are f16/],
+      [['convert', model], /--out/],
+      [['convert', model, '--out', 'x', '--type', 'q2_k'], /'q2_k' is invalid/],
+      [['calibrate', '--model', model, '--bits', '7'], /'7' is invalid/],
+    ])('%j', (args, message) => {
+      const { code, out, err } = run(args);
+      expect(err).toMatch(message);
+      expect(code).toBe(2);
+      expect(out).toBe('');
+    });
+  });
+
+  describe('exit code 1: the work failed', () => {
+    const long = 'cat '.repeat(600);
+    test.each([
+      [
+        ['generate', 'x', '--model', join(folder, 'none.gguf')],
+        /none\.gguf: cannot be opened.*Check/,
+      ],
+      [['info', join(folder, 'none.gguf')], /none\.gguf: cannot be opened/],
+      [['info', folder], /is not a file\. Name the model file itself/],
+      [['generate', 'x', '--model', truncated], /truncated\.gguf/],
+      [['info', truncated], /truncated\.gguf/],
+      [['convert', truncated, '--out', join(folder, 'never.gguf')], /truncated\.gguf/],
+      [['generate', '--text', join(folder, 'none.txt')], /none\.txt cannot be read\. Check/],
+      [
+        ['generate', long, '--model', model, '--json'],
+        /generate: \d+ tokens; the context of "forged F32 seed 1" is 512.*Shorten the prompt/,
+      ],
+    ])('%j', (args, message) => {
+      const { code, out, err } = run(args);
+      expect(err).toMatch(/^error: .+\.\n$/);
+      expect(err).toMatch(message);
+      expect(code).toBe(1);
+      expect(out).toBe('');
+    });
+  });
+
+  test('help lists every command and is no failure', () => {
+    const { code, out } = run(['--help']);
+    expect(code).toBe(0);
+    for (const command of ['demo', 'generate', 'info', 'convert', 'calibrate', 'bench']) {
+      expect(out).toContain(`  ${command} `);
+      expect(run([command, '--help']).code).toBe(0);
+    }
+  });
+});
