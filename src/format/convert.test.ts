@@ -1,12 +1,14 @@
 import { existsSync } from 'node:fs';
 import { describe, expect, test } from 'vitest';
+import { hfJson, hfTensors, safetensorsBytes } from '../../test/hf-twin.ts';
 import { forgeBytes, writtenBytes, type ForgeOptions } from '../bench/forge-node.ts';
 import { dequantize } from './blocks.ts';
 import { convertGguf, type ConvertType } from './convert.ts';
 import { openFileSource } from './file-node.ts';
-import { readGguf, readTensorInto } from './gguf.ts';
+import { readGguf, readTensorInto, type Gguf } from './gguf.ts';
 import { getNumber, requireTensor } from './gguf-access.ts';
 import { writeGguf, type TensorToWrite } from './gguf-write.ts';
+import { readHfModel } from './hf-model.ts';
 import { memorySource, type ByteSource } from './source.ts';
 
 const options: ForgeOptions = {
@@ -161,5 +163,94 @@ describe('convertGguf', () => {
     const { tensors } = await readGguf(small);
     for (const name of tensors.keys()) await tensorBytes(small, name);
     await source.close();
+  });
+});
+
+/** The model above and its Hugging Face twin, with the same name. */
+async function hfTwin(type: 'F32' | 'BF16') {
+  const bytes = await forgeBytes({ ...options, type });
+  const forged = memorySource(bytes, 'forged');
+  const json = await hfJson(bytes);
+  json.config.rope_scaling = {
+    rope_type: 'llama3',
+    factor: 8,
+    low_freq_factor: 1,
+    high_freq_factor: 4,
+    original_max_position_embeddings: 16,
+  };
+  const shard = memorySource(safetensorsBytes(await hfTensors(forged)), 'model.safetensors');
+  const name = `forged ${type} seed ${options.seed}`;
+  return { forged, twin: await readHfModel({ ...json, name, shards: [{ source: shard }] }) };
+}
+
+describe('convertGguf of a Hugging Face model', () => {
+  test.each(['q8_0', 'f16', 'f32'] as const)('to %s is the GGUF twin converted', async (type) => {
+    const { forged, twin } = await hfTwin(type === 'f32' ? 'F32' : 'BF16');
+    const wanted = await converted(forged, type);
+    const bytes = await writtenBytes((sink) => convertGguf(twin.source, twin.gguf, sink, type));
+    const found = memorySource(bytes, 'converted twin');
+    const [a, b] = [await readGguf(wanted), await readGguf(found)];
+    expect([...b.tensors.keys()]).toEqual([...a.tensors.keys()]);
+    for (const name of a.tensors.keys()) {
+      expect(await tensorBytes(found, name), name).toEqual(await tensorBytes(wanted, name));
+    }
+    expect(b.metadata.has('h1bkv.rope.style')).toBe(false);
+    const shared = (gguf: Gguf) =>
+      [...gguf.metadata]
+        .filter(([key]) => !/quantization_version|add_eos_token/.test(key))
+        .sort(([x], [y]) => (x < y ? -1 : 1));
+    expect(shared(b)).toEqual(shared(a));
+  });
+
+  test('rows are paired within their head, and biases with them', async () => {
+    const rows = Float32Array.from({ length: 8 * 3 }, (_, i) => Math.floor(i / 3));
+    const f32 = (values: Float32Array) => async () =>
+      new Uint8Array(new Float32Array(values).buffer);
+    const source = await writtenBytes((sink) =>
+      writeGguf(sink, {
+        metadata: new Map([
+          ['general.architecture', { type: 'string', value: 'llama' }],
+          ['llama.attention.key_length', { type: 'u32', value: 4 }],
+          ['h1bkv.rope.style', { type: 'string', value: 'halves' }],
+        ]),
+        tensors: [
+          { name: 'blk.0.attn_q.weight', type: 'F32', shape: [8, 3], data: f32(rows) },
+          {
+            name: 'blk.11.attn_k.bias',
+            type: 'F32',
+            shape: [8],
+            data: f32(Float32Array.of(0, 1, 2, 3, 4, 5, 6, 7)),
+          },
+          { name: 'blk.0.attn_v.weight', type: 'F32', shape: [8, 3], data: f32(rows) },
+          { name: 'blk.0.attn_q_norm.weight', type: 'F32', shape: [24], data: f32(rows) },
+        ],
+      }),
+    ).then((bytes) => memorySource(bytes, 'halves'));
+    const found = await converted(source, 'f32');
+    const values = async (name: string, count: number) => [
+      ...dequantize('f32', await tensorBytes(found, name), count),
+    ];
+    const order = [0, 2, 1, 3, 4, 6, 5, 7];
+    expect(await values('blk.0.attn_q.weight', 24)).toEqual(order.flatMap((i) => [i, i, i]));
+    expect(await values('blk.11.attn_k.bias', 8)).toEqual(order);
+    expect(await values('blk.0.attn_v.weight', 24)).toEqual([...rows]);
+    expect(await values('blk.0.attn_q_norm.weight', 24)).toEqual([...rows]);
+  });
+
+  test.each([0, 3, 5, 6])('heads of %i rows do not fit 8 rows', async (headRows) => {
+    const source = await writtenBytes((sink) =>
+      writeGguf(sink, {
+        metadata: new Map([
+          ['general.architecture', { type: 'string', value: 'llama' }],
+          ['llama.attention.key_length', { type: 'u32', value: headRows }],
+          ['h1bkv.rope.style', { type: 'string', value: 'halves' }],
+        ]),
+        tensors: [zeros('blk.0.attn_q.weight', 'F32', [8, 3], 96)],
+      }),
+    ).then((bytes) => memorySource(bytes, 'damaged'));
+    await expect(converted(source, 'f32')).rejects.toMatchObject({
+      code: 'format',
+      message: expect.stringContaining(`"blk.0.attn_q.weight" has 8 rows in heads of ${headRows}`),
+    });
   });
 });

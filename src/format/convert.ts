@@ -1,8 +1,10 @@
+import { ensure } from '../errors/errors.ts';
 import { dtypeBlocks, elementCount } from '../math/dtype.ts';
 import { dequantize, encode } from './blocks.ts';
 import type { Gguf, GgufTensor } from './gguf.ts';
-import { usable } from './gguf-access.ts';
+import { getNumber, getString, usable } from './gguf-access.ts';
 import { metadataEntries, writeGguf } from './gguf-write.ts';
+import { ropeStyleKey } from './hf-config.ts';
 import type { ByteSink, ByteSource } from './source.ts';
 
 export type ConvertType = 'q8_0' | 'f16' | 'f32';
@@ -16,7 +18,8 @@ const chunkElements = 1 << 20;
 /**
  * Writes a model again with its weights in another type. Matrices become `type`, or f16 where
  * their rows are not whole blocks of it, as llama.cpp does; vectors (norms, RoPE factors) become
- * f32; everything else, metadata and order included, stays as it is. Some rows of one tensor are in memory at a time.
+ * f32; everything else, metadata and order included, stays as it is. A llama model from a Hugging
+ * Face folder gets GGUF's order of rows. Some rows of one tensor are in memory at a time.
  * @param onProgress called after every chunk, with elements done and in all
  * @throws KvError "unsupported" if a matrix or vector has a type that the engine cannot read,
  *   "not-finite" if a weight is NaN or infinite, or too large for `type`
@@ -29,6 +32,8 @@ export async function convertGguf(
   onProgress?: (done: number, total: number) => void,
 ): Promise<void> {
   const metadata = metadataEntries(gguf);
+  const pairs = pairedRows(gguf);
+  metadata.delete(ropeStyleKey);
   metadata.set('general.file_type', { type: 'u32', value: fileTypes[type] });
   // The specification requires it of quantized files; 2 is GGML's GGML_QNT_VERSION.
   if (type === 'q8_0') metadata.set('general.quantization_version', { type: 'u32', value: 2 });
@@ -45,7 +50,7 @@ export async function convertGguf(
       type: target ? target.toUpperCase() : tensor.type,
       shape: tensor.shape,
       async *data() {
-        for await (const { bytes, elements } of convertedChunks(source, tensor, target)) {
+        for await (const { bytes, elements } of convertedChunks(source, tensor, target, pairs)) {
           yield bytes;
           onProgress?.((done += elements), total);
         }
@@ -62,23 +67,63 @@ function targetOf({ shape }: GgufTensor, type: ConvertType): ConvertType | undef
   return shape[1] % dtypeBlocks[type].elements === 0 ? type : 'f16';
 }
 
+/** Rows of a head, for tensors whose rows are to be paired; undefined for others. */
+type PairedRows = (tensor: GgufTensor) => number | undefined;
+
+/**
+ * In GGUF, a llama model's rotating pairs (i, i + d/2) of a head of d rows lie side by side; where
+ * the metadata says `halves`, queries and keys, weights and biases, are still to be put so.
+ */
+function pairedRows(gguf: Gguf): PairedRows {
+  if (getString(gguf, ropeStyleKey, 'adjacent') !== 'halves') return () => undefined;
+  const architecture = getString(gguf, 'general.architecture');
+  const headRows = getNumber(gguf, `${architecture}.attention.key_length`);
+  return ({ name, shape }) => {
+    if (!/^blk\.\d+\.attn_[qk]\./.test(name)) return undefined;
+    ensure(
+      headRows > 0 && headRows % 2 === 0 && shape[0] % headRows === 0,
+      'format',
+      () =>
+        `gguf: tensor "${name}" has ${shape[0]} rows in heads of ${headRows}; need whole heads ` +
+        `with an even number of rows. Fetch the model again.`,
+    );
+    return headRows;
+  };
+}
+
 /** The tensor's bytes in its new type, some whole rows at a time. */
 async function* convertedChunks(
   source: ByteSource,
   tensor: GgufTensor,
   target: ConvertType | undefined,
+  pairs: PairedRows,
 ): AsyncGenerator<{ bytes: Uint8Array; elements: number }> {
-  const columns = tensor.shape[tensor.shape.length - 1];
+  const headRows = pairs(tensor);
+  // A bias has one row per element where rows move.
+  const columns = headRows && tensor.shape.length === 1 ? 1 : tensor.shape[tensor.shape.length - 1];
   const rows = elementCount(tensor.shape) / columns;
   const rowBytes = tensor.sizeBytes / rows;
-  const rowsPerChunk = Math.max(1, Math.floor(chunkElements / columns));
+  const step = headRows ?? 1;
+  const rowsPerChunk = Math.max(1, Math.floor(chunkElements / columns / step)) * step;
   for (let row = 0; row < rows; row += rowsPerChunk) {
     const count = Math.min(rowsPerChunk, rows - row);
     const bytes = new Uint8Array(count * rowBytes);
     await source.read(tensor.offset + row * rowBytes, bytes);
+    const placed = headRows ? pairHalves(bytes, rowBytes, headRows) : bytes;
     const elements = count * columns;
-    yield { bytes: target ? recode(tensor, target, bytes, elements) : bytes, elements };
+    yield { bytes: target ? recode(tensor, target, placed, elements) : placed, elements };
   }
+}
+
+/** Whole heads with their rows 0, d/2, 1, d/2 + 1 and so on, as llama.cpp's converter has them. */
+function pairHalves(bytes: Uint8Array, rowBytes: number, headRows: number): Uint8Array {
+  const paired = new Uint8Array(bytes.length);
+  for (let row = 0; row < bytes.length / rowBytes; row++) {
+    const inHead = row % headRows;
+    const from = row - inHead + (inHead % 2) * (headRows / 2) + Math.floor(inHead / 2);
+    paired.set(bytes.subarray(from * rowBytes, (from + 1) * rowBytes), row * rowBytes);
+  }
+  return paired;
 }
 
 function recode(
