@@ -15,8 +15,8 @@ enum {
   ROWS = 32,
   TILE = 128,
   SPLIT = 1024, /* positions; short enough to share one KV head among threads */
-  KEYS = 16,    /* keys unpacked at a time */
-  GROUP = 32,   /* values unpacked at a time; for affine4 also what shares one weight scale */
+  GROUP = 32,   /* keys or values unpacked at a time; for affine4 what shares a unit of weights */
+  TRIPLE = 3,   /* rows that share the loads of a key or value: as many as fit the registers */
   PAD = 8,      /* floats past the end of a row that vector code may touch */
 };
 
@@ -60,7 +60,7 @@ typedef struct {
   size_t key_stride, sums_stride; /* floats */
   int32_t low[ROWS], high[ROWS];  /* slots of the segment that a row sees, [low, high) */
   float *queries;                 /* f32 [ROWS, key_stride], zero past key_dim */
-  float *unpacked;                /* f32 [KEYS, key_stride], f32 or i16 [GROUP, sums_stride] */
+  float *unpacked;                /* f32 [GROUP, key_stride or sums_stride] */
   float *weights;                 /* f32 [ROWS, TILE]: logits, then weights */
   Partial part, total;
 } Block;
@@ -81,26 +81,30 @@ INLINE void score_sketch_words(Block *b, const Segment *s, const uint32_t *keys,
   for (int32_t r = 0; r < b->rows; r++) {
     size_t query_row = (size_t)(head_of(b, r) * b->shape->n + position_of(b, r));
     const uint32_t *query = (const uint32_t *)s->query + query_row * (size_t)words;
-    float scale = s->scale[head_of(b, r)];
-    float *out = b->weights + r * TILE;
+    int32_t differing[TILE];
     const uint32_t *key = keys;
     for (int32_t j = 0; j < count; j++, key += words) {
-      int32_t differing = 0;
+      int32_t sum = 0;
       int32_t w = 0;
       for (; w + 2 <= words; w += 2) {
         uint64_t q, k;
         __builtin_memcpy(&q, query + w, 8);
         __builtin_memcpy(&k, key + w, 8);
-        differing += __builtin_popcountll(q ^ k);
+        sum += (int32_t)__builtin_popcountll(q ^ k);
       }
-      if (w < words) differing += __builtin_popcount(query[w] ^ key[w]);
-      out[j] = scale * (float)(words * 32 - 2 * differing);
+      if (w < words) sum += __builtin_popcount(query[w] ^ key[w]);
+      differing[j] = sum;
     }
+    f32x4 scale = splat(s->scale[head_of(b, r)]);
+    float *out = b->weights + r * TILE;
+    for (int32_t j = 0; j < count; j += LANES)
+      store_f32x4(out + j, scale * to_f32(words * 32 - 2 * load_i32x4(differing + j)));
   }
 }
 
 /** Known widths keep the query in registers. */
-static void score_sketch(Block *b, const Segment *s, const Page *page, int32_t slot, int32_t count) {
+static void score_sketch(Block *b, const Segment *s, const Page *page, int32_t slot,
+                         int32_t count) {
   size_t row = (size_t)(b->kv_head * s->page_length + slot);
   const uint32_t *keys = (const uint32_t *)page->keys + row * (size_t)s->words;
   if (s->words == 2) score_sketch_words(b, s, keys, count, 2);
@@ -109,7 +113,7 @@ static void score_sketch(Block *b, const Segment *s, const Page *page, int32_t s
   else score_sketch_words(b, s, keys, count, s->words);
 }
 
-/** Rows of `width` numbers as f32 [count, stride], zero up to a whole vector. */
+/** Rows of `width` numbers as f32 [count, stride], zero up to `stride`. */
 INLINE void unpack_rows(const void *rows, int32_t is_half, size_t first, size_t count, size_t width,
                         size_t stride, float *out) {
   for (size_t j = 0; j < count; j++, out += stride) {
@@ -118,37 +122,86 @@ INLINE void unpack_rows(const void *rows, int32_t is_half, size_t first, size_t 
     for (; c + LANES <= width; c += LANES)
       store_f32x4(out + c, is_half ? load_half_finite((const uint16_t *)rows + at + c)
                                    : load_f32x4((const float *)rows + at + c));
-    if (c == width) continue;
-    store_f32x4(out + c, splat(0));
     for (; c < width; c++)
-      out[c] = is_half ? half_value(((const uint16_t *)rows)[at + c]) : ((const float *)rows)[at + c];
+      out[c] = is_half ? half_value(((const uint16_t *)rows)[at + c])
+                       : ((const float *)rows)[at + c];
+    for (; c < stride; c++) out[c] = 0;
   }
 }
 
-static void score_float(Block *b, const Segment *s, const Page *page, int32_t slot, int32_t count) {
-  size_t row = (size_t)(b->kv_head * s->page_length + slot);
-  size_t stride = b->key_stride;
-  for (int32_t j = 0; j < count; j += KEYS) {
-    int32_t some = min_i32(KEYS, count - j);
-    unpack_rows(page->keys, s->key_form == KEYS_F16, row + (size_t)j, (size_t)some,
-                (size_t)b->shape->key_dim, stride, b->unpacked);
-    for (int32_t r = 0; r < b->rows; r++) {
-      const float *query = b->queries + (size_t)r * stride;
-      f32x4 scale = splat(s->scale[head_of(b, r)]);
-      // The last few of four may be what an earlier tile left: they are masked afterwards.
-      for (int32_t k = 0; k < some; k += 4) {
-        const float *key = b->unpacked + (size_t)k * stride;
-        f32x4 s0 = splat(0), s1 = s0, s2 = s0, s3 = s0;
-        for (size_t c = 0; c < stride; c += LANES) {
-          f32x4 q = load_f32x4(query + c);
-          s0 = madd(q, load_f32x4(key + c), s0);
-          s1 = madd(q, load_f32x4(key + c + stride), s1);
-          s2 = madd(q, load_f32x4(key + c + 2 * stride), s2);
-          s3 = madd(q, load_f32x4(key + c + 3 * stride), s3);
-        }
-        store_f32x4(b->weights + r * TILE + j + k, scale * sum_each_f32(s0, s1, s2, s3));
+/** Four numbers of a row that is f16 or f32. */
+INLINE f32x4 load_number4(const void *numbers, int32_t is_half, size_t at) {
+  return is_half ? load_half_finite((const uint16_t *)numbers + at)
+                 : load_f32x4((const float *)numbers + at);
+}
+
+/**
+ * Keys are read in place where their rows are whole vectors and, if f16, few queries would read
+ * the unpacked ones; else they are unpacked first.
+ */
+INLINE int32_t read_in_place(const Block *b, int32_t is_half, int32_t width) {
+  return width % LANES == 0 && (!is_half || b->rows <= 2 * TRIPLE);
+}
+
+/**
+ * out[r, j] = scale[r] <query r, key j> for `rows` <= TRIPLE rows, which share each key.
+ * @param queries f32 [rows, width]; @param keys [count, width]; @param out [rows, TILE]
+ */
+INLINE void score_rows(const float *queries, int32_t rows, const float *scales, const void *keys,
+                       int32_t is_half, int32_t count, size_t width, float *out) {
+  for (int32_t j = 0; j < count; j += 2) {
+    // An odd last key is its own partner; the score past the end is masked afterwards.
+    size_t first = (size_t)j * width, second = j + 1 < count ? first + width : first;
+    f32x4 a[TRIPLE], b[TRIPLE];
+#pragma unroll
+    for (int32_t r = 0; r < rows; r++) a[r] = b[r] = splat(0);
+    for (size_t c = 0; c < width; c += LANES) {
+      f32x4 x = load_number4(keys, is_half, first + c), y = load_number4(keys, is_half, second + c);
+#pragma unroll
+      for (int32_t r = 0; r < rows; r++) {
+        f32x4 q = load_f32x4(queries + (size_t)r * width + c);
+        a[r] = madd(q, x, a[r]);
+        b[r] = madd(q, y, b[r]);
       }
     }
+#pragma unroll
+    for (int32_t r = 0; r < rows; r++) {
+      f32x4 sums = sum_each_f32(a[r], b[r], a[r], b[r]);
+      out[r * TILE + j] = scales[r] * sums[0];
+      out[r * TILE + j + 1] = scales[r] * sums[1];
+    }
+  }
+}
+
+INLINE void score_block(Block *b, const float *scales, const void *keys, int32_t is_half,
+                        int32_t count, int32_t from) {
+  size_t width = b->key_stride;
+  int32_t r = 0;
+  for (; r + TRIPLE <= b->rows; r += TRIPLE)
+    score_rows(b->queries + (size_t)r * width, TRIPLE, scales + r, keys, is_half, count, width,
+               b->weights + r * TILE + from);
+  for (; r < b->rows; r++)
+    score_rows(b->queries + (size_t)r * width, 1, scales + r, keys, is_half, count, width,
+               b->weights + r * TILE + from);
+}
+
+static void score_float(Block *b, const Segment *s, const Page *page, int32_t slot,
+                        int32_t count) {
+  size_t row = (size_t)(b->kv_head * s->page_length + slot);
+  size_t width = (size_t)b->shape->key_dim;
+  int32_t is_half = s->key_form == KEYS_F16;
+  float scales[ROWS];
+  for (int32_t r = 0; r < b->rows; r++) scales[r] = s->scale[head_of(b, r)];
+  if (read_in_place(b, is_half, b->shape->key_dim)) {
+    if (is_half) score_block(b, scales, (const uint16_t *)page->keys + row * width, 1, count, 0);
+    else score_block(b, scales, (const float *)page->keys + row * width, 0, count, 0);
+    return;
+  }
+  for (int32_t j = 0; j < count; j += GROUP) {
+    int32_t some = min_i32(GROUP, count - j);
+    unpack_rows(page->keys, is_half, row + (size_t)j, (size_t)some, width, b->key_stride,
+                b->unpacked);
+    score_block(b, scales, b->unpacked, 0, some, j);
   }
 }
 
@@ -157,7 +210,7 @@ static const Score score[] = {score_float, score_float, score_sketch};
 
 /* --- softmax ---------------------------------------------------------------------------------- */
 
-/** logits -> weights for `count` slots from `first` of the segment; marks what a row does not see. */
+/** logits -> weights for `count` slots from `first` of the segment; 0 where a row does not see. */
 static void softmax_tile(Block *b, int32_t first, int32_t count) {
   const float minus_infinity = -__builtin_inff();
   int32_t padded = (count + LANES - 1) / LANES * LANES;
@@ -193,125 +246,193 @@ static void softmax_tile(Block *b, int32_t first, int32_t count) {
 
 /* --- values: sums[r] += sum over s of weights[r, s] value[slot + s], 0 <= s < count ---------- */
 
+/**
+ * sums[r] += sum over k of weights[r, k] value k for `rows` <= TRIPLE rows, which share each value.
+ * @param weights f32 [rows, TILE]; @param values [count, width], width a multiple of LANES
+ */
+INLINE void add_values(const float *weights, int32_t rows, const void *values, int32_t is_half,
+                       int32_t count, size_t width, float *sums, size_t stride) {
+  for (size_t c = 0; c < width; c += 2 * LANES) {
+    size_t second = c + LANES < width ? LANES : 0; // an odd last vector is its own partner
+    f32x4 a[TRIPLE], b[TRIPLE];
+#pragma unroll
+    for (int32_t r = 0; r < rows; r++) a[r] = b[r] = splat(0);
+    size_t at = c;
+    for (int32_t k = 0; k < count; k++, at += width) {
+      f32x4 x = load_number4(values, is_half, at), y = load_number4(values, is_half, at + second);
+#pragma unroll
+      for (int32_t r = 0; r < rows; r++) {
+        f32x4 weight = splat(weights[r * TILE + k]);
+        a[r] = madd(weight, x, a[r]);
+        b[r] = madd(weight, y, b[r]);
+      }
+    }
+#pragma unroll
+    for (int32_t r = 0; r < rows; r++) {
+      float *sum = sums + (size_t)r * stride + c;
+      store_f32x4(sum, load_f32x4(sum) + a[r]);
+      if (second) store_f32x4(sum + LANES, load_f32x4(sum + LANES) + b[r]);
+    }
+  }
+}
+
+INLINE void add_block(Block *b, const void *values, int32_t is_half, int32_t count, size_t width,
+                      int32_t from) {
+  size_t stride = b->sums_stride;
+  int32_t r = 0;
+  for (; r + TRIPLE <= b->rows; r += TRIPLE)
+    add_values(b->weights + r * TILE + from, TRIPLE, values, is_half, count, width,
+               b->part.sums + (size_t)r * stride, stride);
+  for (; r < b->rows; r++)
+    add_values(b->weights + r * TILE + from, 1, values, is_half, count, width,
+               b->part.sums + (size_t)r * stride, stride);
+}
+
 static void accumulate_float(Block *b, const Segment *s, const Page *page, int32_t slot,
                              int32_t count) {
-  size_t row = (size_t)(b->kv_head * s->page_length + slot);
-  size_t stride = b->sums_stride;
-  size_t width = round_up((size_t)b->shape->value_dim, LANES);
+  size_t width = (size_t)b->shape->value_dim, padded = round_up(width, LANES);
+  int32_t is_half = s->value_form == VALUES_F16;
   for (int32_t j = 0; j < count; j += GROUP) {
     int32_t some = min_i32(GROUP, count - j);
-    unpack_rows(page->values, s->value_form == VALUES_F16, row + (size_t)j, (size_t)some,
-                (size_t)b->shape->value_dim, stride, b->unpacked);
-    for (int32_t r = 0; r < b->rows; r++) {
-      const float *w = b->weights + r * TILE + j;
-      for (size_t c = 0; c < width; c += 4 * LANES) {
-        // Vectors past `width` compute on what is there and are not stored.
-        float *sums = b->part.sums + (size_t)r * stride + c;
-        const float *value = b->unpacked + c;
-        f32x4 s0 = splat(0), s1 = s0, s2 = s0, s3 = s0;
-        for (int32_t k = 0; k < some; k++, value += stride) {
-          f32x4 weight = splat(w[k]);
-          s0 = madd(weight, load_f32x4(value), s0);
-          s1 = madd(weight, load_f32x4(value + 4), s1);
-          s2 = madd(weight, load_f32x4(value + 8), s2);
-          s3 = madd(weight, load_f32x4(value + 12), s3);
-        }
-        store_f32x4(sums, load_f32x4(sums) + s0);
-        if (c + 4 < width) store_f32x4(sums + 4, load_f32x4(sums + 4) + s1);
-        if (c + 8 < width) store_f32x4(sums + 8, load_f32x4(sums + 8) + s2);
-        if (c + 12 < width) store_f32x4(sums + 12, load_f32x4(sums + 12) + s3);
-      }
+    size_t row = (size_t)(b->kv_head * s->page_length + slot + j);
+    if (!read_in_place(b, is_half, b->shape->value_dim)) {
+      unpack_rows(page->values, is_half, row, (size_t)some, width, padded, b->unpacked);
+      add_block(b, b->unpacked, 0, some, padded, j);
+    } else if (is_half) {
+      add_block(b, (const uint16_t *)page->values + row * width, 1, some, width, j);
+    } else {
+      add_block(b, (const float *)page->values + row * width, 0, some, width, j);
     }
   }
 }
 
+/** What one row brings to a group of positions: 15-bit integers that stand for weight * step. */
+typedef struct {
+  int16_t q[GROUP];
+  int32_t total; /* of q */
+  float unit;    /* weight * step = unit * q */
+  float centre;  /* sum of weight * (minimum + 8 step), what codes of 8 would give */
+} Quantized;
+
+static void quantize_weights(const float *w, const float *steps, const float *centres,
+                             Quantized *out) {
+  f32x4 centre = splat(0), largest = splat(0);
+  f32x4 products[GROUP / LANES];
+  for (int32_t k = 0; k < GROUP / LANES; k++) {
+    f32x4 weight = load_f32x4(w + k * LANES);
+    centre = madd(weight, load_f32x4(centres + k * LANES), centre);
+    products[k] = weight * load_f32x4(steps + k * LANES);
+    largest = max_f32(largest, products[k]);
+  }
+  out->centre = sum_f32(centre);
+  out->unit = max_lane(largest) / 32767;
+  f32x4 inverse = splat(finite_or_zero(1 / out->unit));
+  i32x4 total = splat_i32(0);
+  for (int32_t k = 0; k < GROUP / LANES; k += 2) {
+    i32x4 a = to_nearest_i32(products[k] * inverse);
+    i32x4 b = to_nearest_i32(products[k + 1] * inverse);
+    store_i16x8(out->q + k * LANES, narrow_i32(a, b));
+    total += a + b;
+  }
+  out->total = (total[0] + total[1]) + (total[2] + total[3]);
+}
+
+/** sums[0 .. count) += x, count <= LANES. */
+INLINE void add_some(float *sums, f32x4 x, int32_t count) {
+  if (count >= LANES) store_f32x4(sums, load_f32x4(sums) + x);
+  else for (int32_t k = 0; k < count; k++) sums[k] += x[k];
+}
+
 /**
- * Codes of two positions side by side, minus 8, ready for dot_i16: per pair of positions and 8
- * bytes of a row, the dimensions of the low nibbles (2 vectors), then those of the high ones.
- * @param codes u8 [count, half] @param out i16 [GROUP / 2, round_up(half, 8) / 8, 4, 8]
+ * sums += unit * (q code - 8 total) + centre for `rows` rows, which share the unpacking, and for
+ * the dimensions of `width` <= 8 bytes and those `half` after them. With a byte as low + 16 high,
+ * sums over bytes and over high nibbles give those over low nibbles.
+ * @param codes u8 [positions, half], from the first of these bytes
  */
-static void unpack_affine4(const uint8_t *codes, int32_t count, size_t half, int16_t *out) {
-  for (int32_t j = 0; j < count; j += 2) {
-    const uint8_t *a = codes + (size_t)j * half;
-    const uint8_t *b = j + 1 < count ? a + half : a; // its weight is zero
-    for (size_t c = 0; c < half; c += 8, out += 32) {
-      u8x8 x, y;
-      if (c + 8 <= half) {
-        x = load_u8x8(a + c);
-        y = load_u8x8(b + c);
-      } else {
-        x = y = (u8x8){0x88, 0x88, 0x88, 0x88, 0x88, 0x88, 0x88, 0x88};
-        for (size_t k = 0; c + k < half; k++) x[k] = a[c + k], y[k] = b[c + k];
-      }
-      interleave_nibbles(x, y, 8, out);
+INLINE void add_codes(const Quantized *weights, int32_t rows, const uint8_t *codes,
+                      int32_t positions, size_t half, int32_t width, float *sums, size_t stride) {
+  i32x4 bytes0[TRIPLE], bytes1[TRIPLE], high0[TRIPLE], high1[TRIPLE];
+#pragma unroll
+  for (int32_t r = 0; r < rows; r++) bytes0[r] = bytes1[r] = high0[r] = high1[r] = splat_i32(0);
+#pragma clang loop unroll(disable) // see linear.c
+  for (int32_t k = 0; k < positions; k += 2, codes += 2 * half) {
+    // An odd last position is its own partner, whose weight is zero.
+    const uint8_t *partner = k + 1 < positions ? codes + half : codes;
+    i16x8 a = width == 8 ? widen_u8(codes) : widen_some_u8(codes, width);
+    i16x8 b = width == 8 ? widen_u8(partner) : widen_some_u8(partner, width);
+    i16x8 codes0 = interleave_low(a, b), codes0_high = shift_right_u16(codes0, 4);
+#pragma unroll
+    for (int32_t r = 0; r < rows; r++) {
+      i16x8 weight = splat_pair(weights[r].q + k);
+      bytes0[r] += dot_i16(codes0, weight);
+      high0[r] += dot_i16(codes0_high, weight);
     }
+    i16x8 codes1 = interleave_high(a, b), codes1_high = shift_right_u16(codes1, 4);
+#pragma unroll
+    for (int32_t r = 0; r < rows; r++) {
+      i16x8 weight = splat_pair(weights[r].q + k);
+      bytes1[r] += dot_i16(codes1, weight);
+      high1[r] += dot_i16(codes1_high, weight);
+    }
+  }
+#pragma unroll
+  for (int32_t r = 0; r < rows; r++) {
+    float *low = sums + (size_t)r * stride, *high = low + half;
+    i32x4 eights = splat_i32(8 * weights[r].total);
+    f32x4 unit = splat(weights[r].unit), centre = splat(weights[r].centre);
+    add_some(low, madd(to_f32(bytes0[r] - 16 * high0[r] - eights), unit, centre), width);
+    add_some(low + 4, madd(to_f32(bytes1[r] - 16 * high1[r] - eights), unit, centre), width - 4);
+    add_some(high, madd(to_f32(high0[r] - eights), unit, centre), width);
+    add_some(high + 4, madd(to_f32(high1[r] - eights), unit, centre), width - 4);
   }
 }
 
+INLINE void add_all_codes(const Quantized *weights, int32_t rows, const uint8_t *codes,
+                          int32_t positions, size_t half, float *sums, size_t stride) {
+  size_t c = 0;
+  for (; c + 8 <= half; c += 8)
+    add_codes(weights, rows, codes + c, positions, half, 8, sums + c, stride);
+  if (c < half)
+    add_codes(weights, rows, codes + c, positions, half, (int32_t)(half - c), sums + c, stride);
+}
+
 /**
- * Weights times steps become 15-bit integers that share a scale within a GROUP of positions, and
- * codes are centred, so a group errs by at most GROUP / 2 * 8 steps / 32767 of its largest weight.
+ * Weights times steps become 15-bit integers that share a unit within a GROUP of positions, and
+ * codes count from 8, so a group errs by at most GROUP / 2 * 8 steps / 32767 of its largest weight.
  */
 static void accumulate_affine4(Block *b, const Segment *s, const Page *page, int32_t slot,
                                int32_t count) {
   size_t row = (size_t)(b->kv_head * s->page_length + slot);
   size_t half = (size_t)b->shape->value_dim / 2;
-  size_t chunks = (half + 7) / 8;
   const uint8_t *codes = (const uint8_t *)page->values + row * half;
   const uint16_t *params = page->params + row * 2;
-  float steps[TILE], centres[TILE];
-  int32_t padded = (count + LANES - 1) / LANES * LANES;
-  for (int32_t j = 0; j < count; j++) {
-    steps[j] = half_value(params[2 * j + 1]);
-    centres[j] = half_value(params[2 * j]) + 8 * steps[j];
-  }
-  for (int32_t j = count; j < padded; j++) steps[j] = centres[j] = 0;
-
-  for (int32_t j = 0; j < padded; j += GROUP) {
-    int32_t some = min_i32(GROUP, padded - j);
-    int16_t *unpacked = (int16_t *)b->unpacked;
-    unpack_affine4(codes + (size_t)j * half, min_i32(some, count - j), half, unpacked);
-    for (int32_t r = 0; r < b->rows; r++) {
-      const float *w = b->weights + r * TILE + j;
-      f32x4 base = splat(0), largest = splat(0);
-      for (int32_t k = 0; k < some; k += LANES) {
-        f32x4 weight = load_f32x4(w + k);
-        base = madd(weight, load_f32x4(centres + j + k), base);
-        largest = max_f32(largest, weight * load_f32x4(steps + j + k));
-      }
-      float *sums = b->part.sums + (size_t)r * b->sums_stride;
-      f32x4 centre = splat(sum_f32(base));
-      float unit = max_lane(largest) / 32767;
-      float inverse = finite_or_zero(1 / unit);
-      int16_t q[GROUP];
-      for (int32_t k = 0; k < some; k += 2 * LANES) {
-        f32x4 x = load_f32x4(w + k) * load_f32x4(steps + j + k) * splat(inverse);
-        f32x4 y = k + LANES < some
-                      ? load_f32x4(w + k + 4) * load_f32x4(steps + j + k + 4) * splat(inverse)
-                      : splat(0);
-        store_i16x8(q + k, narrow_i32(to_i32(x + splat(0.5f)), to_i32(y + splat(0.5f))));
-      }
-      f32x4 rescale = splat(unit);
-      for (size_t c = 0; c < chunks; c++) {
-        const int16_t *v = unpacked + c * 32;
-        i32x4 low0 = splat_i32(0), low1 = low0, high0 = low0, high1 = low0;
-        for (int32_t k = 0; k < some; k += 2, v += chunks * 32) {
-          int32_t pair_bits;
-          __builtin_memcpy(&pair_bits, q + k, 4);
-          i16x8 pair = (i16x8)splat_i32(pair_bits);
-          low0 += dot_i16(load_i16x8(v), pair);
-          low1 += dot_i16(load_i16x8(v + 8), pair);
-          high0 += dot_i16(load_i16x8(v + 16), pair);
-          high1 += dot_i16(load_i16x8(v + 24), pair);
-        }
-        float *low = sums + c * 8, *high = sums + half + c * 8;
-        store_f32x4(low, madd(to_f32(low0), rescale, load_f32x4(low)));
-        store_f32x4(low + 4, madd(to_f32(low1), rescale, load_f32x4(low + 4)));
-        store_f32x4(high, madd(to_f32(high0), rescale, load_f32x4(high)));
-        store_f32x4(high + 4, madd(to_f32(high1), rescale, load_f32x4(high + 4)));
-      }
-      for (size_t c = 0; c < 2 * half; c += LANES) store_f32x4(sums + c, load_f32x4(sums + c) + centre);
+  for (int32_t j = 0; j < count; j += GROUP, codes += GROUP * half, params += GROUP * 2) {
+    int32_t some = min_i32(GROUP, count - j);
+    float steps[GROUP] = {0}, centres[GROUP] = {0};
+    uint16_t last[2 * GROUP] = {0};
+    const uint16_t *p = params;
+    if (some < GROUP) {
+      __builtin_memcpy(last, params, (size_t)some * 2 * sizeof(uint16_t));
+      p = last;
     }
+    for (int32_t k = 0; k < GROUP; k += LANES) {
+      f32x4 minimum = low_halves_finite(p + 2 * k), step = high_halves_finite(p + 2 * k);
+      store_f32x4(steps + k, step);
+      store_f32x4(centres + k, madd(splat(8), step, minimum));
+    }
+    Quantized weights[ROWS];
+    for (int32_t r = 0; r < b->rows; r++) {
+      float *w = b->weights + r * TILE + j;
+      for (int32_t k = some; k < GROUP; k++) w[k] = 0;
+      quantize_weights(w, steps, centres, weights + r);
+    }
+    size_t stride = b->sums_stride;
+    float *sums = b->part.sums;
+    int32_t r = 0;
+    for (; r + TRIPLE <= b->rows; r += TRIPLE)
+      add_all_codes(weights + r, TRIPLE, codes, some, half, sums + (size_t)r * stride, stride);
+    for (; r < b->rows; r++)
+      add_all_codes(weights + r, 1, codes, some, half, sums + (size_t)r * stride, stride);
   }
 }
 
@@ -416,16 +537,16 @@ static Attend plan(const Shape *shape, const Segment *segments, int32_t n_segmen
   a.key_stride = round_up((size_t)shape->key_dim, LANES);
   a.sums_stride = round_up((size_t)shape->value_dim, 4 * LANES) + PAD;
   a.partial_floats = ROWS * (2 + a.sums_stride);
-  size_t unpacked = max_i32(KEYS * (int32_t)a.key_stride, GROUP * (int32_t)a.sums_stride);
-  a.thread_floats = round_up(ROWS * a.key_stride + unpacked + ROWS * TILE + 2 * a.partial_floats, 16);
+  size_t unpacked = GROUP * (a.key_stride > a.sums_stride ? a.key_stride : a.sums_stride);
+  size_t block = ROWS * a.key_stride + unpacked + ROWS * TILE + 2 * a.partial_floats;
+  a.thread_floats = round_up(block, 16);
   int32_t rows = shape->n * (shape->heads / shape->kv_heads);
   a.blocks = (rows + ROWS - 1) / ROWS;
   for (int32_t i = 0; i < n_segments; i++) a.splits += splits_of(segments + i);
   return a;
 }
 
-static Partial partial_at(const Attend *a, float *memory) {
-  (void)a;
+static Partial partial_at(float *memory) {
   return (Partial){memory, memory + ROWS, memory + 2 * ROWS};
 }
 
@@ -438,8 +559,8 @@ static Block block_at(const Attend *a, int32_t kv_head, int32_t block, int32_t w
   float *memory = a->scratch + (size_t)worker * a->thread_floats;
   b.weights = memory;
   b.queries = memory += ROWS * TILE;
-  b.part = partial_at(a, memory += ROWS * a->key_stride);
-  b.total = partial_at(a, memory += a->partial_floats);
+  b.part = partial_at(memory += ROWS * a->key_stride);
+  b.total = partial_at(memory += a->partial_floats);
   b.unpacked = memory + a->partial_floats;
   return b;
 }
@@ -463,7 +584,7 @@ static void block_task(void *context, int32_t task, int32_t worker) {
 static void split_task(void *context, int32_t task, int32_t worker) {
   const Attend *a = context;
   Block b = block_at(a, task / a->splits, 0, worker);
-  b.part = partial_at(a, a->partials + (size_t)task * a->partial_floats);
+  b.part = partial_at(a->partials + (size_t)task * a->partial_floats);
   const Segment *segment = a->segments;
   int32_t split = task % a->splits;
   for (; split >= splits_of(segment); segment++) split -= splits_of(segment);
@@ -495,8 +616,10 @@ int32_t attend(const Segment *segments, int32_t n_segments, const Shape *shape, 
   for (int32_t kv_head = 0; kv_head < shape->kv_heads; kv_head++) {
     Block b = block_at(&a, kv_head, 0, 0);
     start_total(&b);
-    for (int32_t split = 0; split < a.splits; split++)
-      merge(&b, b.total, partial_at(&a, a.partials + (size_t)(kv_head * a.splits + split) * a.partial_floats));
+    for (int32_t split = 0; split < a.splits; split++) {
+      size_t at = (size_t)(kv_head * a.splits + split) * a.partial_floats;
+      merge(&b, b.total, partial_at(a.partials + at));
+    }
     write_out(&b, out);
   }
   return pool_failed() ? WORKER_DIED : OK;
@@ -513,7 +636,8 @@ void scores(const Segment *segment, const Shape *shape, float *out, float *scrat
     for (int32_t first = 0; first < segment->length;) {
       int32_t slot = first % segment->page_length;
       int32_t count = min_i32(min_i32(TILE, segment->page_length - slot), segment->length - first);
-      score[segment->key_form](&b, segment, segment->pages + first / segment->page_length, slot, count);
+      const Page *page = segment->pages + first / segment->page_length;
+      score[segment->key_form](&b, segment, page, slot, count);
       for (int32_t r = 0; r < b.rows; r++) {
         size_t row = (size_t)(head_of(&b, r) * shape->n + position_of(&b, r));
         for (int32_t j = 0; j < count; j++) {

@@ -1,7 +1,8 @@
 #include "elementwise.h"
 
 EXPORT(embed)
-void embed(const void *table, int32_t dtype, size_t columns, const int32_t *ids, size_t n, float *out) {
+void embed(const void *table, int32_t dtype, size_t columns, const int32_t *ids, size_t n,
+           float *out) {
   for (size_t i = 0; i < n; i++, out += columns) {
     size_t row = (size_t)ids[i] * columns;
     if (dtype == Q8_0) {
@@ -39,9 +40,13 @@ int32_t rms_norm(const float *x, const float *weight, float eps, float *out, siz
   return OK;
 }
 
-/** @param table f32 [n, pairs, 2], (cos, sin) @param adjacent 1: pairs (2i, 2i+1); 0: (i, i + pairs) */
+/**
+ * @param table    f32 [n, pairs, 2], (cos, sin)
+ * @param adjacent 1: pairs (2i, 2i+1); 0: (i, i + pairs)
+ */
 EXPORT(rope)
-void rope(float *x, const float *table, size_t n, size_t heads, size_t d, size_t pairs, int32_t adjacent) {
+void rope(float *x, const float *table, size_t n, size_t heads, size_t d, size_t pairs,
+          int32_t adjacent) {
   for (size_t i = 0; i < n; i++, table += 2 * pairs) {
     for (size_t h = 0; h < heads; h++, x += d) {
       for (size_t p = 0; p < pairs; p++) {
@@ -58,6 +63,12 @@ void rope(float *x, const float *table, size_t n, size_t heads, size_t d, size_t
 EXPORT(add)
 void add(float *x, const float *y, size_t count) {
   for (size_t i = 0; i < count; i++) x[i] += y[i];
+}
+
+EXPORT(add_bias)
+void add_bias(float *x, const float *bias, size_t n, size_t d) {
+  for (size_t i = 0; i < n; i++, x += d)
+    for (size_t c = 0; c < d; c++) x[c] += bias[c];
 }
 
 EXPORT(swiglu)

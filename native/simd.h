@@ -56,7 +56,6 @@ INLINE f32x4 max_f32(f32x4 a, f32x4 b) { return (f32x4)wasm_f32x4_pmax((v128_t)b
 INLINE f32x4 min_f32(f32x4 a, f32x4 b) { return (f32x4)wasm_f32x4_pmin((v128_t)b, (v128_t)a); }
 INLINE f32x4 abs_f32(f32x4 a) { return (f32x4)wasm_f32x4_abs((v128_t)a); }
 INLINE f32x4 floor_f32(f32x4 a) { return (f32x4)wasm_f32x4_floor((v128_t)a); }
-INLINE f32x4 nearest_f32(f32x4 a) { return (f32x4)wasm_f32x4_nearest((v128_t)a); }
 INLINE f32x4 to_f32(i32x4 a) { return __builtin_convertvector(a, f32x4); }
 
 /** Truncates. Lanes beyond i32 are any number, so clamp first. */
@@ -67,6 +66,12 @@ INLINE i32x4 to_i32(f32x4 a) {
   return (i32x4)wasm_i32x4_trunc_sat_f32x4((v128_t)a);
 #endif
 }
+
+/** 1.5 * 2^23: in a sum with it the last bit of the mantissa counts ones. */
+#define ROUNDER 12582912.0f
+
+/** The nearest whole number, ties to even, of |a| < 2^22; any number for others. */
+INLINE i32x4 to_nearest_i32(f32x4 a) { return (i32x4)(a + splat(ROUNDER)) - 0x4b400000; }
 
 /** a * b + c, rounded once where the target has a fused instruction. */
 INLINE f32x4 madd(f32x4 a, f32x4 b, f32x4 c) {
@@ -84,6 +89,15 @@ INLINE i32x4 dot_i16(i16x8 a, i16x8 b) {
 
 INLINE i16x8 widen_i8(const int8_t *p) { return __builtin_convertvector(load_i8x8(p), i16x8); }
 
+INLINE i16x8 widen_u8(const uint8_t *p) { return __builtin_convertvector(load_u8x8(p), i16x8); }
+
+/** The first `count` bytes; the rest 0. */
+INLINE i16x8 widen_some_u8(const uint8_t *p, int32_t count) {
+  uint8_t some[8] = {0};
+  for (int32_t i = 0; i < count; i++) some[i] = p[i];
+  return widen_u8(some);
+}
+
 /** Both as i16, low lanes first; saturates. */
 INLINE i16x8 narrow_i32(i32x4 low, i32x4 high) {
   return (i16x8)wasm_i16x8_narrow_i32x4((v128_t)low, (v128_t)high);
@@ -98,20 +112,40 @@ INLINE i32x4 gather_u16(const void *a, const void *b, const void *c, const void 
   return (i32x4)wasm_u32x4_extend_low_u16x8(v);
 }
 
-/**
- * The nibbles of two rows minus `centre`, a b a b ..., as i16: 8 low nibbles of each (16 numbers),
- * then 8 high ones.
- */
-INLINE void interleave_nibbles(u8x8 a, u8x8 b, int16_t centre, int16_t *out) {
-  typedef uint8_t u8x16 __attribute__((vector_size(16)));
-  u8x16 both = __builtin_shufflevector(a, b, 0, 8, 1, 9, 2, 10, 3, 11, 4, 12, 5, 13, 6, 14, 7, 15);
-  u8x16 low = both & 15, high = both >> 4;
-  i16x8 c = {centre, centre, centre, centre, centre, centre, centre, centre};
-  store_i16x8(out, (i16x8)wasm_u16x8_extend_low_u8x16((v128_t)low) - c);
-  store_i16x8(out + 8, (i16x8)wasm_u16x8_extend_high_u8x16((v128_t)low) - c);
-  store_i16x8(out + 16, (i16x8)wasm_u16x8_extend_low_u8x16((v128_t)high) - c);
-  store_i16x8(out + 24, (i16x8)wasm_u16x8_extend_high_u8x16((v128_t)high) - c);
+/** a0 b0 a1 b1 a2 b2 a3 b3 */
+INLINE i16x8 interleave_low(i16x8 a, i16x8 b) {
+  return __builtin_shufflevector(a, b, 0, 8, 1, 9, 2, 10, 3, 11);
 }
+
+/** a4 b4 a5 b5 a6 b6 a7 b7 */
+INLINE i16x8 interleave_high(i16x8 a, i16x8 b) {
+  return __builtin_shufflevector(a, b, 4, 12, 5, 13, 6, 14, 7, 15);
+}
+
+/** a01 b01 a23 b23: pairs of a and b in turn, from their lower halves. */
+INLINE i16x8 interleave_low_pairs(i16x8 a, i16x8 b) {
+  return __builtin_shufflevector(a, b, 0, 1, 8, 9, 2, 3, 10, 11);
+}
+
+INLINE i16x8 interleave_high_pairs(i16x8 a, i16x8 b) {
+  return __builtin_shufflevector(a, b, 4, 5, 12, 13, 6, 7, 14, 15);
+}
+
+/** 16 bytes, whatever they hold. */
+INLINE i16x8 load_bytes(const uint8_t *p) { return (i16x8)wasm_v128_load(p); }
+
+/** The 16 i8 of a vector as i16: the first 8 at `out`, the others `stride` further. */
+INLINE void store_widened(int16_t *out, size_t stride, i16x8 bytes) {
+  store_i16x8(out, (i16x8)wasm_i16x8_extend_low_i8x16((v128_t)bytes));
+  store_i16x8(out + stride, (i16x8)wasm_i16x8_extend_high_i8x16((v128_t)bytes));
+}
+
+INLINE i16x8 shift_right_u16(i16x8 a, int32_t bits) {
+  return (i16x8)wasm_u16x8_shr((v128_t)a, (uint32_t)bits);
+}
+
+/** The pair of i16 at an address, in every pair of lanes. */
+INLINE i16x8 splat_pair(const int16_t *p) { return (i16x8)wasm_v128_load32_splat(p); }
 
 INLINE float sum_f32(f32x4 v) { return (v[0] + v[1]) + (v[2] + v[3]); }
 
@@ -146,6 +180,18 @@ INLINE f32x4 load_half_finite(const uint16_t *p) {
   return (f32x4)((bits << 13) & splat_i32((int32_t)0x8fffe000)) * splat(HALF_REBASE);
 }
 
+/** Of four pairs of finite f16, the first ones. */
+INLINE f32x4 low_halves_finite(const uint16_t *p) {
+  i32x4 bits = (i32x4)wasm_v128_load(p) << 16;
+  return (f32x4)((bits >> 3) & splat_i32((int32_t)0x8fffe000)) * splat(HALF_REBASE);
+}
+
+/** Of four pairs of finite f16, the second ones. */
+INLINE f32x4 high_halves_finite(const uint16_t *p) {
+  i32x4 bits = (i32x4)wasm_v128_load(p);
+  return (f32x4)((bits >> 3) & splat_i32((int32_t)0x8fffe000)) * splat(HALF_REBASE);
+}
+
 /** The value of any f16, infinity and NaN included. */
 INLINE f32x4 half_to_f32(i32x4 bits) {
   i32x4 moved = (bits & 0x7fff) << 13;
@@ -161,7 +207,7 @@ INLINE f32x4 load_bfloat(const uint16_t *p) {
 }
 INLINE float half_value(uint16_t h) { return half_to_f32(splat_i32(h))[0]; }
 
-/** Bits of the nearest f16, ties to even, overflow to infinity; one per lane. See src/math/f16.ts. */
+/** Bits of the nearest f16 in each lane, ties to even; overflow gives infinity. */
 INLINE i32x4 to_half(f32x4 x) {
   i32x4 bits = (i32x4)x;
   i32x4 sign = (i32x4)((u32x4)bits >> 16) & 0x8000;

@@ -9,6 +9,7 @@ EXPORT(store_rows)
 int32_t store_rows(const float *x, size_t n, size_t heads, size_t d, void *page, int32_t dtype,
                    size_t page_length, size_t slot) {
   if (!is_finite(x, n * heads * d)) return NOT_FINITE;
+  if (dtype == F16 && max_magnitude(x, n * heads * d) > 65504) return OUT_OF_RANGE;
   for (size_t i = 0; i < n; i++) {
     for (size_t h = 0; h < heads; h++, x += d) {
       size_t at = (h * page_length + slot + i) * d;
@@ -66,7 +67,8 @@ static void sketch_task(void *context, int32_t head, int32_t worker) {
 
 EXPORT(store_sketch)
 int32_t store_sketch(const float *x, size_t n, size_t heads, size_t d, const int8_t *projection,
-                     size_t kv_heads, size_t bits, uint32_t *page, size_t page_length, size_t slot) {
+                     size_t kv_heads, size_t bits, uint32_t *page, size_t page_length,
+                     size_t slot) {
   if (!is_finite(x, n * heads * d)) return NOT_FINITE;
   Sketch s = {x, n, heads, d, projection, kv_heads, bits, page, page_length, slot};
   parallel_for((int32_t)heads, sketch_task, &s);

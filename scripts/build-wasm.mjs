@@ -40,7 +40,7 @@ async function replaceFile(url, data) {
 /** The compiler prints what is wrong; its exception carries only every file there is. */
 async function run(command, flags, files) {
   try {
-    return await command(flags, files, { fetchProgress: () => {} });
+    return await command(flags, files);
   } catch (error) {
     throw new Error(`wasm: the compiler failed (${error.constructor.name} ${error.code})`);
   }
@@ -59,7 +59,9 @@ export async function buildWasm() {
     return;
   }
   const started = Date.now();
-  const { commands } = await import('@yowasp/clang');
+  const { commands, runLLVM } = await import('@yowasp/clang');
+  // Loads the compiler; left to the first command, it would print its progress.
+  await runLLVM(null, {}, { fetchProgress: () => {} });
   await mkdir(outDir, { recursive: true });
   const units = Object.keys(sources).filter((name) => name.endsWith('.c'));
   const includes = units.map((name) => `#include "${name}"\n`).join('');

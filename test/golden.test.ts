@@ -28,10 +28,10 @@ const golden: Readonly<Record<'f16' | 'h1b', { text: string; ids: number[] }>> =
     ],
   },
   h1b: {
-    text: ' the world.\n\n\nI have been in the least of the world, and I have been in the least\n',
+    text: ' the world.\n\n\nI have been in the least of the world, and I have not to be\nf',
     ids: [
-      262, 920, 46, 10, 10, 10, 73, 383, 474, 292, 262, 1248, 281, 262, 920, 44, 283, 305, 383, 474,
-      292, 262, 1248, 10,
+      262, 920, 46, 10, 10, 10, 73, 383, 474, 292, 262, 1248, 281, 262, 920, 44, 283, 305, 383, 339,
+      279, 297, 10, 102,
     ],
   },
 };

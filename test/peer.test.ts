@@ -187,6 +187,7 @@ describe.skipIf(missing)('greedy text equals that of llama.cpp', () => {
   test.for([
     [inShared('models/stories260K-f32.gguf'), 'f32', 'F32', noDifference],
     [inShared('models/books-5m-f32.gguf'), 'f32', 'F32', noDifference],
+    [embeddedModel, 'f32', 'F32', q8LogitNoise],
     [embeddedModel, 'f16', 'F16', q8LogitNoise],
   ] as const)('%s, %s', { timeout: 120_000 }, async ([path, spec, kv, noise], { skip }) => {
     if (!existsSync(path)) skipBecause(skip, `greedy text of ${path}`, 'the file is not there');

@@ -61,6 +61,11 @@ export const check = {
     expectTensor(kernel, 'second operand', y, 'f32', x.shape);
   },
 
+  addBias(x: Tensor, bias: Tensor): void {
+    expectTensor('addBias', 'x', x, 'f32', [-1, -1]);
+    expectTensor('addBias', 'bias', bias, 'f32', [x.shape[1]]);
+  },
+
   storeRows(x: Tensor, page: Tensor, slot: number): void {
     expectTensor('storeRows', 'x', x, 'f32', [-1, -1, -1]);
     expectTensor('storeRows', 'page', page, ['f32', 'f16'], [x.shape[1], -1, x.shape[2]]);

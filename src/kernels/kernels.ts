@@ -134,8 +134,10 @@ export interface Kernels {
   rmsNorm(x: Tensor, weight: Tensor, eps: number, out: Tensor): void;
   /**
    * part.out = x part.weight^T for every part; one call shares the preparation of x.
-   * With q8_0 weights x is quantized too: blocks of 32, scale = max|x| / 127 kept in f32, codes
-   * rounded half away from zero (zero where 1 / scale is not finite); the block products are exact integers, summed in f32.
+   * x is brought to the precision of the weights, as llama.cpp does it. For f16 weights it is rounded
+   * to 11 significant bits. For q8_0 weights it is quantized: blocks of 32, codes = x * (127 /
+   * max|x|) rounded half to even (zero where that factor is not finite), scale = max|x| / 127 rounded
+   * to 11 significant bits. The block products are exact integers, summed in f32.
    * @param x f32 [n, columns]
    */
   linear(x: Tensor, parts: readonly LinearPart[]): void;
@@ -147,12 +149,18 @@ export interface Kernels {
   rope(x: Tensor, table: Tensor, style: RopeStyle): void;
   /** x += y. f32, same shape. */
   add(x: Tensor, y: Tensor): void;
+  /** x[i] += bias. @param x f32 [n, d] @param bias f32 [d] */
+  addBias(x: Tensor, bias: Tensor): void;
   /** gate = silu(gate) * up. f32, same shape. */
   swiglu(gate: Tensor, up: Tensor): void;
 
   // the caches
 
-  /** page[h, slot + i] = x[i, h], converted. @param x f32 [n, heads, D] @param page f32 or f16 [heads, P, D] */
+  /**
+   * page[h, slot + i] = x[i, h], converted.
+   * @param x    f32 [n, heads, D]; for an f16 page |x| <= 65504, f16's largest (KvError "range")
+   * @param page f32 or f16 [heads, P, D]
+   */
   storeRows(x: Tensor, page: Tensor, slot: number): void;
   /**
    * Signs of a projection: bit r of page[h, slot + i] is 1 iff <projection[h * Hkv / heads, r], q> >= 0,

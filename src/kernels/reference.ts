@@ -1,5 +1,6 @@
 import { ensure, KvError } from '../errors/errors.ts';
 import { bf16ToF32, f16ToF32, f32ToF16 } from '../math/f16.ts';
+import type { DType } from '../math/dtype.ts';
 import { checkAttend, check } from './check.ts';
 import type {
   AttendShape,
@@ -112,7 +113,7 @@ export class ReferenceKernels implements Kernels {
       const input = this.f32(rows(x, i, 1));
       refuseNonFinite('linear', input);
       for (const { weight, out } of parts) {
-        const seen = weight.dtype === 'q8_0' ? roundTripQ8(input) : input;
+        const seen = asSeenBy(weight.dtype, input);
         const y = this.f32(rows(out, i, 1));
         for (let r = 0; r < y.length; r++) {
           const w = this.dequantize(rows(weight, r, 1));
@@ -152,6 +153,12 @@ export class ReferenceKernels implements Kernels {
     this.f32(x).forEach((v, i, a) => (a[i] = v + b[i]));
   }
 
+  addBias(x: Tensor, bias: Tensor): void {
+    check.addBias(x, bias);
+    const b = this.f32(bias);
+    this.f32(x).forEach((v, i, a) => (a[i] = v + b[i % b.length]));
+  }
+
   swiglu(gate: Tensor, up: Tensor): void {
     check.sameShape('swiglu', gate, up);
     const u = this.f32(up);
@@ -163,8 +170,9 @@ export class ReferenceKernels implements Kernels {
     const target = this.view(page);
     const d = x.shape[2];
     this.eachRow('storeRows', x, page, slot, (row, at) => {
-      if (page.dtype === 'f32') target.set(row, at * d);
-      else target.set(Array.from(row, f32ToF16), at * d);
+      if (page.dtype === 'f32') return target.set(row, at * d);
+      refuseBeyondF16('storeRows', row);
+      target.set(Array.from(row, f32ToF16), at * d);
     });
   }
 
@@ -193,14 +201,9 @@ export class ReferenceKernels implements Kernels {
     const nibbles = this.view(codes);
     const minStep = this.view(params);
     this.eachRow('storeAffine4', x, codes, slot, (row, at) => {
+      refuseBeyondF16('storeAffine4', row);
       const low = Math.min(...row);
       const high = Math.max(...row);
-      ensure(
-        low >= -65504 && high <= 65504,
-        'range',
-        () =>
-          `storeAffine4: a value is ${Math.abs(low) > high ? low : high}; f16 scales hold up to 65504. Use an f32 value cache.`,
-      );
       const minimumBits = roundedDown(low);
       const minimum = f16ToF32(minimumBits);
       const stepBits = roundedUp(Math.fround(Math.fround(high - minimum) / 15));
@@ -369,6 +372,15 @@ function refuseNonFinite(kernel: string, values: Float32Array): void {
   );
 }
 
+function refuseBeyondF16(kernel: string, values: Float32Array): void {
+  const bad = values.find((v) => Math.abs(v) > 65504);
+  ensure(
+    bad === undefined,
+    'range',
+    () => `${kernel}: a value is ${bad}; f16 holds up to 65504. Use the f32 cache.`,
+  );
+}
+
 /** Half away from zero, the rounding of C's roundf. */
 function roundHalfAway(x: number): number {
   return Math.sign(x) * Math.floor(Math.abs(x) + 0.5);
@@ -379,16 +391,36 @@ function finiteOrZero(inverse: number): number {
   return Number.isFinite(inverse) ? inverse : 0;
 }
 
-/** x as its q8 codes say it: blocks of 32, scale = max|x| / 127. */
+/** The input of a linear layer in the precision that its weights get it in. */
+function asSeenBy(dtype: DType, input: Float32Array): Float32Array {
+  if (dtype === 'q8_0') return roundTripQ8(input);
+  return dtype === 'f16' ? input.map(roundTo11Bits) : input;
+}
+
+/** x as its q8 codes say it: blocks of 32, scale = max|x| / 127 in 11 bits. */
 function roundTripQ8(x: Float32Array): Float32Array {
   const out = new Float32Array(x.length);
   for (let start = 0; start < x.length; start += 32) {
     const block = x.subarray(start, start + 32);
-    const scale = Math.fround(block.reduce((m, v) => Math.max(m, Math.abs(v)), 0) / 127);
-    const inverse = finiteOrZero(Math.fround(1 / scale));
-    block.forEach((v, i) => (out[start + i] = scale * roundHalfAway(Math.fround(v * inverse))));
+    const max = block.reduce((m, v) => Math.max(m, Math.abs(v)), 0);
+    const scale = roundTo11Bits(Math.fround(max / 127));
+    const inverse = finiteOrZero(Math.fround(127 / max));
+    block.forEach((v, i) => (out[start + i] = scale * roundHalfEven(Math.fround(v * inverse))));
   }
   return out;
+}
+
+function roundHalfEven(x: number): number {
+  const low = Math.floor(x);
+  const rest = x - low;
+  return rest > 0.5 || (rest === 0.5 && low % 2 !== 0) ? low + 1 : low;
+}
+
+/** The nearest number with the 11 significant bits of an f16, but the exponent range of an f32. */
+function roundTo11Bits(x: number): number {
+  const bits = new Uint32Array(Float32Array.of(x).buffer);
+  bits[0] = (bits[0] + 0xfff + ((bits[0] >>> 13) & 1)) & ~0x1fff;
+  return new Float32Array(bits.buffer)[0];
 }
 
 function roundTo15Bits(x: Float32Array): number[] {

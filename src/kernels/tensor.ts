@@ -31,8 +31,10 @@ export function rows(t: Tensor, start: number, count: number): Tensor {
   return tensor(t.buffer, t.dtype, shape, t.offset + start * rowBytes);
 }
 
-/** The same numbers under another shape of the same size; no copy. */
-export function reshape(t: Tensor, shape: readonly number[]): Tensor {
+/** The same numbers under another shape of the same size; no copy. One size may be -1: what is left. */
+export function reshape(t: Tensor, wanted: readonly number[]): Tensor {
+  const known = wanted.reduce((product, size) => (size === -1 ? product : product * size), 1);
+  const shape = wanted.map((size) => (size === -1 ? elementCount(t.shape) / known : size));
   ensure(
     elementCount(shape) === elementCount(t.shape),
     'shape',

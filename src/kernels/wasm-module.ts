@@ -10,9 +10,10 @@ export interface NativeExports {
   embed(...args: number[]): void;
   rms_norm(...args: number[]): number;
   linear(...args: number[]): number;
-  linear_scratch_bytes(n: number, columns: number): number;
+  linear_scratch_bytes(...args: number[]): number;
   rope(...args: number[]): void;
   add(...args: number[]): void;
+  add_bias(...args: number[]): void;
   swiglu(...args: number[]): void;
   store_rows(...args: number[]): number;
   store_sketch(...args: number[]): number;

@@ -152,7 +152,10 @@ class WasmKernels implements Kernels {
   linear(x: Tensor, parts: readonly LinearPart[]): void {
     check.linear(x, parts);
     const [n, columns] = x.shape;
-    const scratch = this.reserve(this.scratch, this.c.linear_scratch_bytes(n, columns) >>> 0);
+    const scratch = this.reserve(
+      this.scratch,
+      this.c.linear_scratch_bytes(n, columns, this.threads) >>> 0,
+    );
     const { address, words } = this.table(parts.length * 4);
     parts.forEach(({ weight, out }, i) => {
       const rows = weight.shape[0];
@@ -172,6 +175,11 @@ class WasmKernels implements Kernels {
   add(x: Tensor, y: Tensor): void {
     check.sameShape('add', x, y);
     this.c.add(this.at(x), this.at(y), elementCount(x.shape));
+  }
+
+  addBias(x: Tensor, bias: Tensor): void {
+    check.addBias(x, bias);
+    this.c.add_bias(this.at(x), this.at(bias), x.shape[0], x.shape[1]);
   }
 
   swiglu(gate: Tensor, up: Tensor): void {
@@ -315,7 +323,7 @@ class WasmKernels implements Kernels {
         )
       : new KvError(
           'range',
-          `${kernel}: a value is ${values[bad]}; f16 scales hold up to 65504. Use an f32 value cache.`,
+          `${kernel}: a value is ${values[bad]}; f16 holds up to 65504. Use the f32 cache.`,
         );
   }
 }

@@ -1,11 +1,20 @@
 import { ensure } from '../errors/errors.ts';
 import type { LayerShape } from '../cache/cache.ts';
-import type { KernelBuffer, Kernels, Tensor } from '../kernels/kernels.ts';
+import type { KernelBuffer, Kernels, RopeStyle, Tensor } from '../kernels/kernels.ts';
 import { allocTensor, reshape, rows } from '../kernels/tensor.ts';
 import { readConfig, type DecoderConfig } from './config.ts';
 import type { BatchItem, LogitRows, Network } from './model.ts';
 import { fillRopeTable, ropeFrequencies } from './rope.ts';
 import type { WeightLoader } from './weights.ts';
+
+/** What differs between the families that share this decoder. */
+export interface DecoderTraits {
+  readonly ropeStyle: RopeStyle;
+  /** biases are added to queries, keys and values */
+  readonly qkvBias: boolean;
+  /** RMSNorm of every head's query and key, before RoPE */
+  readonly qkNorm: boolean;
+}
 
 /** Weights of one layer; names as in GGUF. */
 interface Layer {
@@ -13,6 +22,8 @@ interface Layer {
   readonly wq: Tensor; // [nHeads * headDimK, dModel]
   readonly wk: Tensor; // [nKvHeads * headDimK, dModel]
   readonly wv: Tensor; // [nKvHeads * headDimV, dModel]
+  readonly bias?: { readonly q: Tensor; readonly k: Tensor; readonly v: Tensor }; // [rows of wq, wk, wv]
+  readonly norm?: { readonly q: Tensor; readonly k: Tensor }; // [headDimK]
   readonly wo: Tensor; // [dModel, nHeads * headDimV]
   readonly ffnNorm: Tensor; // [dModel]
   readonly wGate: Tensor; // [dFeedForward, dModel]
@@ -34,8 +45,11 @@ interface Scratch {
   readonly ropeTable: Tensor; // f32 [n, ropeDims / 2, 2]
 }
 
-/** Llama 2 and 3, Mistral, SmolLM2: RMSNorm, rotary positions, grouped-query attention, SwiGLU. */
-export async function loadLlama(weights: WeightLoader): Promise<Network> {
+/**
+ * Loads a decoder of the Llama kind: RMSNorm, rotary positions, grouped-query attention, SwiGLU.
+ * @throws KvError "format" or "unsupported" if the file's tensors are not exactly those
+ */
+export async function loadDecoder(weights: WeightLoader, traits: DecoderTraits): Promise<Network> {
   const embedding = weights.gguf.tensors.get('token_embd.weight');
   const config = readConfig(weights.gguf, embedding?.shape[0] ?? 0);
   const { nHeads, nKvHeads, headDimK, headDimV, dModel, dFeedForward, vocabSize } = config;
@@ -52,24 +66,40 @@ export async function loadLlama(weights: WeightLoader): Promise<Network> {
   for (let i = 0; i < config.nLayers; i++) {
     const matrix = (name: string, rowCount: number, columns: number) =>
       weights.load(`blk.${i}.${name}.weight`, [rowCount, columns]);
+    const vector = (name: string, length: number) => weights.loadVector(`blk.${i}.${name}`, length);
     layers.push({
-      attnNorm: await weights.loadVector(`blk.${i}.attn_norm.weight`, dModel),
+      attnNorm: await vector('attn_norm.weight', dModel),
       wq: await matrix('attn_q', nHeads * headDimK, dModel),
       wk: await matrix('attn_k', nKvHeads * headDimK, dModel),
       wv: await matrix('attn_v', nKvHeads * headDimV, dModel),
       wo: await matrix('attn_output', dModel, nHeads * headDimV),
-      ffnNorm: await weights.loadVector(`blk.${i}.ffn_norm.weight`, dModel),
+      ...(traits.qkvBias && {
+        bias: {
+          q: await vector('attn_q.bias', nHeads * headDimK),
+          k: await vector('attn_k.bias', nKvHeads * headDimK),
+          v: await vector('attn_v.bias', nKvHeads * headDimV),
+        },
+      }),
+      ...(traits.qkNorm && {
+        norm: {
+          q: await vector('attn_q_norm.weight', headDimK),
+          k: await vector('attn_k_norm.weight', headDimK),
+        },
+      }),
+      ffnNorm: await vector('ffn_norm.weight', dModel),
       wGate: await matrix('ffn_gate', dFeedForward, dModel),
       wUp: await matrix('ffn_up', dFeedForward, dModel),
       wDown: await matrix('ffn_down', dModel, dFeedForward),
     });
   }
+  weights.expectAllLoaded();
   const ropeFactors = factors && ((await weights.kernels.read(factors)) as Float32Array);
   const frequencies = ropeFrequencies(config, ropeFactors);
-  return new Llama(weights, config, frequencies, { tokenEmbedding, outputNorm, output, layers });
+  const loaded = { tokenEmbedding, outputNorm, output, layers };
+  return new Decoder(weights, config, traits, frequencies, loaded);
 }
 
-class Llama implements Network {
+class Decoder implements Network {
   readonly layers: readonly LayerShape[];
   readonly vocabSize: number;
   readonly contextLength: number;
@@ -82,6 +112,7 @@ class Llama implements Network {
   constructor(
     private readonly loader: WeightLoader,
     private readonly config: DecoderConfig,
+    private readonly traits: DecoderTraits,
     private readonly frequencies: Float64Array,
     private readonly weights: {
       tokenEmbedding: Tensor; // [vocabSize, dModel]
@@ -123,7 +154,7 @@ class Llama implements Network {
 
   /** All layers. @returns the residual stream, f32 [n, dModel] */
   private run(batch: readonly BatchItem[], ids: Int32Array): Tensor {
-    const { kernels, config, weights } = this;
+    const { kernels, config, traits, weights } = this;
     const { nHeads, nKvHeads, headDimK, headDimV } = config;
     const n = ids.length;
     const { x, normed, q, k, v, attended, gate, up, ropeTable } = this.reserve(n);
@@ -141,8 +172,18 @@ class Llama implements Network {
         { weight: layer.wk, out: k },
         { weight: layer.wv, out: v },
       ]);
-      kernels.rope(queries, ropeTable, 'adjacent');
-      kernels.rope(keys, ropeTable, 'adjacent');
+      if (layer.bias) {
+        kernels.addBias(q, layer.bias.q);
+        kernels.addBias(k, layer.bias.k);
+        kernels.addBias(v, layer.bias.v);
+      }
+      if (layer.norm) {
+        const [qRows, kRows] = [queries, keys].map((t) => reshape(t, [-1, headDimK]));
+        kernels.rmsNorm(qRows, layer.norm.q, config.rmsEpsilon, qRows);
+        kernels.rmsNorm(kRows, layer.norm.k, config.rmsEpsilon, kRows);
+      }
+      kernels.rope(queries, ropeTable, traits.ropeStyle);
+      kernels.rope(keys, ropeTable, traits.ropeStyle);
       let start = 0;
       for (const { ids, cache } of batch) {
         const own = (t: Tensor) => rows(t, start, ids.length);

@@ -50,7 +50,7 @@ export async function loadModel(
     const threads = options.threads === undefined ? {} : { threads: options.threads };
     const chosen = (kernels ??= await createKernels(options.backend ?? 'auto', threads));
     weights = new WeightLoader(gguf, source, chosen, options.onProgress);
-    const network = await (await family.load())(weights);
+    const network = await (await family.load()).load(weights);
     return {
       name: getString(gguf, 'general.name', source.name),
       architecture,

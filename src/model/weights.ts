@@ -15,6 +15,7 @@ export class WeightLoader {
   private readonly source: ByteSource;
   private readonly onProgress: LoadProgress | undefined;
   private readonly buffers: KernelBuffer[] = [];
+  private readonly loadedNames = new Set<string>();
   private loadedBytes = 0;
 
   constructor(gguf: Gguf, source: ByteSource, kernels: Kernels, onProgress?: LoadProgress) {
@@ -40,6 +41,7 @@ export class WeightLoader {
     const entry = requireTensor(this.gguf, name, shape);
     const loaded = allocTensor(this.kernels, entry.dtype, entry.shape);
     this.buffers.push(loaded.buffer);
+    this.loadedNames.add(name);
     await readTensorInto(this.source, entry, this.kernels.view(bytesOf(loaded)) as Uint8Array);
     this.loadedBytes += entry.sizeBytes;
     this.onProgress?.(this.loadedBytes, this.source.sizeBytes - this.gguf.dataOffset);
@@ -55,6 +57,20 @@ export class WeightLoader {
       () => `model: tensor "${name}" is ${type}; supported for vectors: F32.`,
     );
     return this.load(name, [length]);
+  }
+
+  /**
+   * A tensor that nobody asked for would be left out of the computation in silence.
+   * @throws KvError "unsupported" naming the tensors that were not loaded
+   */
+  expectAllLoaded(): void {
+    const left = [...this.gguf.tensors.keys()].filter((name) => !this.loadedNames.has(name));
+    ensure(
+      left.length === 0,
+      'unsupported',
+      () =>
+        `model: ${left.length} tensors have no place in this architecture: ${left.slice(0, 4).join(', ')}. The file is of a variant that this version cannot run.`,
+    );
   }
 
   /** Frees everything that was loaded. */

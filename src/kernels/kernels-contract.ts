@@ -1,0 +1,682 @@
+/** The suite that every backend passes: each kernel against `reference.ts`, and what it refuses. */
+import { afterAll, beforeAll, describe, expect, it } from 'vitest';
+import { f16ToF32, f32ToBf16, f32ToF16 } from '../math/f16.ts';
+import { elementCount, tensorSizeBytes, type DType } from '../math/dtype.ts';
+import { Random } from '../math/random.ts';
+import type {
+  AttendShape,
+  HostArray,
+  Kernels,
+  KeyForm,
+  Segment,
+  Tensor,
+  ValueForm,
+} from './kernels.ts';
+import { ReferenceKernels } from './reference.ts';
+import { allocTensor, rows } from './tensor.ts';
+
+/** One rounding in f32. */
+const epsilon = 2 ** -24;
+
+/** Element-wise kernels: a few roundings, and an exponential of relative error below 5e-7. */
+const elementwiseBound = 1e-6;
+
+/**
+ * f32 sums of `terms` products, in four lanes at least, against f64: each addition rounds once.
+ * Relative to the sum of the products' magnitudes.
+ */
+const sumBound = (terms: number) => (terms / 4 + 8) * epsilon;
+
+/**
+ * attend: a logit of size L errs by about sqrt(D) L epsilon, an exponential by 5e-7, sums by a few
+ * epsilons. Relative to the largest |value|, for logits up to 50.
+ */
+const attendBound = 2e-5;
+
+/**
+ * affine4 weights may be 15-bit integers that share a scale among 32 positions, against centred
+ * codes of at most 8 steps: 32 / 2 * 8 / 15 / 32767 of the range of the values, which is at most
+ * twice the largest |value|, is 5.2e-4 if every rounding conspires. Roundings are independent:
+ * their sum stays below a third of that.
+ */
+const affine4Bound = 2e-4;
+
+const headDims = [8, 64, 80, 96, 128];
+const counts = [1, 2, 7, 33];
+
+/** Tensors made for one test on one backend. */
+class Workspace {
+  readonly kernels: Kernels;
+  private readonly made: Tensor[] = [];
+
+  constructor(kernels: Kernels) {
+    this.kernels = kernels;
+  }
+
+  zeros(dtype: DType, shape: readonly number[]): Tensor {
+    const t = allocTensor(this.kernels, dtype, shape);
+    this.made.push(t);
+    return t;
+  }
+
+  put(dtype: DType, shape: readonly number[], data: HostArray): Tensor {
+    const t = this.zeros(dtype, shape);
+    this.kernels.write(t, data);
+    return t;
+  }
+
+  f32(shape: readonly number[], data: Float32Array): Tensor {
+    return this.put('f32', shape, data);
+  }
+
+  release(): void {
+    for (const t of this.made) this.kernels.free(t.buffer);
+  }
+}
+
+/** Copies of the tensors that `run` returns on this backend. */
+export async function results(
+  kernels: Kernels,
+  run: (w: Workspace) => readonly Tensor[],
+): Promise<HostArray[]> {
+  const workspace = new Workspace(kernels);
+  const copies = await Promise.all(run(workspace).map((t) => kernels.read(t)));
+  workspace.release();
+  return copies;
+}
+
+export function normals(random: Random, count: number, size = 1): Float32Array {
+  return Float32Array.from({ length: count }, () => size * random.normal());
+}
+
+export function bytes(random: Random, count: number): Uint8Array {
+  return Uint8Array.from({ length: count }, () => random.uint32() & 255);
+}
+
+function words(random: Random, count: number): Uint32Array {
+  return Uint32Array.from({ length: count }, () => random.uint32());
+}
+
+/** Weights of any type, every q8_0 code from -128 on included. */
+export function weights(random: Random, dtype: DType, shape: readonly number[]): HostArray {
+  const count = elementCount(shape);
+  if (dtype === 'f32') return normals(random, count);
+  if (dtype === 'f16') return Uint16Array.from(normals(random, count), f32ToF16);
+  if (dtype === 'bf16') return Uint16Array.from(normals(random, count), f32ToBf16);
+  const blocks = bytes(random, tensorSizeBytes(dtype, shape));
+  for (let at = 0; at < blocks.length; at += 34) {
+    // Scales of 1e-7 to 1e-2: subnormal halves among them.
+    const scale = f32ToF16((random.uniform() < 0.5 ? -1 : 1) * 10 ** (-7 + 5 * random.uniform()));
+    blocks[at] = scale & 255;
+    blocks[at + 1] = scale >> 8;
+  }
+  return blocks;
+}
+
+/** Rows to store: ordinary, constant, huge, tiny, offset, sparse and zero ones, and ties in turn. */
+export function hostileRows(
+  random: Random,
+  count: number,
+  d: number,
+  largest: number,
+): Float32Array {
+  const kinds: ((i: number) => number)[] = [
+    () => random.normal(),
+    () => 3.3,
+    () => random.normal() * largest * 0.1,
+    () => random.normal() * 1e-42,
+    () => 1000 + random.normal() * 1e-3,
+    (i) => (i === 1 ? -2 : 0),
+    (i) => (i % 32 === 0 ? 127 : (i % 100) + 0.5), // halves of a q8 step
+    () => 0,
+    () => -0.1,
+    (i) => (i % 2 ? largest : -largest),
+    () => random.normal() * 1e-6,
+  ];
+  return Float32Array.from({ length: count * d }, (_, i) => {
+    return kinds[Math.floor(i / d) % kinds.length](i % d);
+  });
+}
+
+export interface AttendCase {
+  readonly shape: AttendShape;
+  readonly pageLength: number;
+  /** Words of a sketch. */
+  readonly sketchWords: number;
+  readonly segments: readonly {
+    readonly keyForm: KeyForm;
+    readonly valueForm: ValueForm;
+    readonly first: number;
+    readonly length: number;
+    readonly minDistance: number;
+    readonly maxDistance: number;
+  }[];
+}
+
+/** Segments over pages of random keys and values; the same for the same seed on every backend. */
+export function segmentsOf(w: Workspace, c: AttendCase, seed: number): Segment[] {
+  const random = new Random(seed);
+  const { n, nHeads, nKvHeads, headDimK, headDimV } = c.shape;
+  const P = c.pageLength;
+  return c.segments.map((s) => {
+    const sketch = s.keyForm === 'sketch';
+    const query = sketch
+      ? w.put('u32', [nHeads, n, c.sketchWords], words(random, nHeads * n * c.sketchWords))
+      : w.f32([n, nHeads, headDimK], normals(random, n * nHeads * headDimK));
+    const spread = 3 / Math.sqrt(sketch ? c.sketchWords * 32 : headDimK);
+    const scale = Float32Array.from({ length: nHeads }, () => spread * (0.5 + random.uniform()));
+    const rowsOf = (form: 'f32' | 'f16', d: number) =>
+      w.put(form, [nKvHeads, P, d], weights(random, form, [nKvHeads, P, d]));
+    const keys = () =>
+      s.keyForm === 'sketch'
+        ? w.put('u32', [nKvHeads, P, c.sketchWords], words(random, nKvHeads * P * c.sketchWords))
+        : rowsOf(s.keyForm, headDimK);
+    const values = () =>
+      s.valueForm === 'affine4'
+        ? {
+            values: w.put(
+              'u8',
+              [nKvHeads, P, headDimV / 2],
+              bytes(random, (nKvHeads * P * headDimV) / 2),
+            ),
+            valueParams: w.put('f16', [nKvHeads, P, 2], affine4Params(random, nKvHeads * P)),
+          }
+        : { values: rowsOf(s.valueForm, headDimV) };
+    const pages = Array.from({ length: Math.ceil(s.length / P) }, () => ({
+      keys: keys(),
+      ...values(),
+    }));
+    return { ...s, query, pages, pageLength: P, scale: w.f32([nHeads], scale) };
+  });
+}
+
+function affine4Params(random: Random, count: number): Uint16Array {
+  return Uint16Array.from({ length: count * 2 }, (_, i) => {
+    return f32ToF16(i % 2 ? 0.05 + 0.3 * random.uniform() : -2 - random.uniform());
+  });
+}
+
+const everywhere = { minDistance: 0, maxDistance: Infinity };
+
+/** Segments as caches make them: one form, a window beside a sketch, holes, blind queries. */
+export const attendCases: Readonly<Record<string, AttendCase>> = {
+  'f32, one query': {
+    shape: { n: 1, start: 299, nHeads: 7, nKvHeads: 1, headDimK: 80, headDimV: 80 },
+    pageLength: 32,
+    sketchWords: 2,
+    segments: [{ keyForm: 'f32', valueForm: 'f32', first: 0, length: 300, ...everywhere }],
+  },
+  'f16, more than one split': {
+    shape: { n: 1, start: 2499, nHeads: 6, nKvHeads: 2, headDimK: 64, headDimV: 64 },
+    pageLength: 128,
+    sketchWords: 2,
+    segments: [{ keyForm: 'f16', valueForm: 'f16', first: 0, length: 2500, ...everywhere }],
+  },
+  'sketch and affine4, more than one split': {
+    shape: { n: 1, start: 2499, nHeads: 9, nKvHeads: 3, headDimK: 64, headDimV: 64 },
+    pageLength: 128,
+    sketchWords: 8,
+    segments: [{ keyForm: 'sketch', valueForm: 'affine4', first: 0, length: 2500, ...everywhere }],
+  },
+  'causal prefill of several blocks': {
+    shape: { n: 33, start: 100, nHeads: 9, nKvHeads: 3, headDimK: 64, headDimV: 96 },
+    pageLength: 128,
+    sketchWords: 2,
+    segments: [{ keyForm: 'f16', valueForm: 'affine4', first: 0, length: 133, ...everywhere }],
+  },
+  'an exact window beside a sketch': {
+    shape: { n: 7, start: 400, nHeads: 4, nKvHeads: 2, headDimK: 8, headDimV: 8 },
+    pageLength: 48,
+    sketchWords: 3,
+    segments: [
+      {
+        keyForm: 'f32',
+        valueForm: 'f32',
+        first: 300,
+        length: 107,
+        minDistance: 0,
+        maxDistance: 63,
+      },
+      {
+        keyForm: 'sketch',
+        valueForm: 'affine4',
+        first: 0,
+        length: 407,
+        minDistance: 64,
+        maxDistance: 9999,
+      },
+    ],
+  },
+  'dimensions that fill no vector': {
+    shape: { n: 2, start: 60, nHeads: 7, nKvHeads: 1, headDimK: 10, headDimV: 6 },
+    pageLength: 7,
+    sketchWords: 1,
+    segments: [
+      { keyForm: 'f16', valueForm: 'f16', first: 50, length: 12, minDistance: 0, maxDistance: 5 },
+      {
+        keyForm: 'f32',
+        valueForm: 'affine4',
+        first: 3,
+        length: 57,
+        minDistance: 6,
+        maxDistance: 30,
+      },
+    ],
+  },
+  'queries that see nothing': {
+    shape: { n: 9, start: 0, nHeads: 2, nKvHeads: 2, headDimK: 96, headDimV: 128 },
+    pageLength: 128,
+    sketchWords: 4,
+    segments: [
+      { keyForm: 'sketch', valueForm: 'f16', first: 0, length: 9, minDistance: 4, maxDistance: 6 },
+    ],
+  },
+  'no segment at all': {
+    shape: { n: 2, start: 0, nHeads: 2, nKvHeads: 1, headDimK: 8, headDimV: 8 },
+    pageLength: 8,
+    sketchWords: 1,
+    segments: [],
+  },
+  'more heads per KV head than rows of a block': {
+    shape: { n: 1, start: 39, nHeads: 71, nKvHeads: 1, headDimK: 64, headDimV: 64 },
+    pageLength: 512,
+    sketchWords: 2,
+    segments: [{ keyForm: 'sketch', valueForm: 'affine4', first: 0, length: 40, ...everywhere }],
+  },
+};
+
+function maxMagnitude(values: HostArray): number {
+  let max = 0;
+  for (const v of values) max = Math.max(max, Math.abs(v));
+  return max;
+}
+
+/** Fails with the worst element unless |actual - expected| <= bound(i) everywhere. */
+function expectClose(actual: HostArray, expected: HostArray, bound: (i: number) => number): void {
+  expect(actual.length).toBe(expected.length);
+  let worst = { ratio: 0, text: '' };
+  expected.forEach((e: number, i: number) => {
+    const ratio = e === actual[i] ? 0 : Math.abs(actual[i] - e) / bound(i);
+    if (ratio > worst.ratio || Number.isNaN(ratio)) {
+      worst = {
+        ratio: Number.isNaN(ratio) ? Infinity : ratio,
+        text: `[${i}]: ${actual[i]}, not ${e}`,
+      };
+    }
+  });
+  expect(worst.ratio, `worst element ${worst.text}`).toBeLessThanOrEqual(1);
+}
+
+/**
+ * Every kernel against the reference.
+ * @param make starts a fresh backend, which the suite disposes of
+ */
+export function describeKernels(name: string, make: () => Promise<Kernels>): void {
+  describe(`kernels: ${name}`, () => {
+    let kernels: Kernels;
+    const reference = new ReferenceKernels();
+    beforeAll(async () => {
+      kernels = await make();
+    });
+    afterAll(() => kernels.dispose());
+
+    const onBoth = async (run: (w: Workspace) => readonly Tensor[]) => {
+      const [actual, expected] = await Promise.all([
+        results(kernels, run),
+        results(reference, run),
+      ]);
+      return expected.map((e, i) => ({ actual: actual[i], expected: e }));
+    };
+    const expectSame = async (run: (w: Workspace) => readonly Tensor[]) => {
+      for (const { actual, expected } of await onBoth(run)) expect(actual).toEqual(expected);
+    };
+
+    describe('memory', () => {
+      it('is zeroed, aligned to 64 bytes, and counted', () => {
+        const before = kernels.allocatedBytes;
+        const t = allocTensor(kernels, 'f32', [1000]);
+        expect(kernels.allocatedBytes - before).toBe(4000);
+        const view = kernels.view(t);
+        expect(view.every((v: number) => v === 0)).toBe(true);
+        view.fill(7);
+        kernels.free(t.buffer);
+        expect(kernels.allocatedBytes).toBe(before);
+        const again = allocTensor(kernels, 'f32', [1000]);
+        expect(kernels.view(again).every((v: number) => v === 0)).toBe(true);
+        expect(kernels.view(again).byteOffset % 64).toBe(0);
+        kernels.free(again.buffer);
+      });
+
+      it('refuses to free twice, and buffers of another backend', () => {
+        const buffer = kernels.alloc(100);
+        kernels.free(buffer);
+        expect(() => kernels.free(buffer)).toThrow(/freed before/);
+        expect(() => kernels.free({ sizeBytes: 100 })).toThrow(/another backend/);
+      });
+
+      it('copies, and reads what was written', async () => {
+        const data = Uint16Array.from({ length: 77 }, (_, i) => i * 3);
+        await expectSame((w) => {
+          const [a, b] = [w.put('f16', [77], data), w.zeros('bf16', [7, 11])];
+          w.kernels.copy(a, b);
+          return [a, b];
+        });
+        const t = allocTensor(kernels, 'f32', [3]);
+        expect(() => kernels.write(t, new Float32Array(4))).toThrow(/4 elements/);
+        kernels.free(t.buffer);
+      });
+    });
+
+    it.each(['f32', 'f16', 'bf16', 'q8_0'] as const)('embed: %s rows, exactly', async (dtype) => {
+      const table = weights(new Random(1), dtype, [50, 96]);
+      await expectSame((w) => {
+        const out = w.zeros('f32', [4, 96]);
+        w.kernels.embed(w.put(dtype, [50, 96], table), Int32Array.of(0, 49, 7, 7), out);
+        return [out];
+      });
+    });
+
+    it.each(counts)('rmsNorm: %i rows, from 1e-30 to 1e30', async (n) => {
+      const random = new Random(2);
+      const d = 67;
+      const x = Float32Array.from(
+        normals(random, n * d),
+        (v, i) => v * 10 ** ((((i / d) % 7) | 0) * 10 - 30),
+      );
+      const weight = normals(random, d);
+      const [{ actual, expected }] = await onBoth((w) => {
+        const out = w.f32([n, d], x);
+        w.kernels.rmsNorm(out, w.f32([d], weight), 1e-6, out);
+        return [out];
+      });
+      expectClose(actual, expected, (i) => Math.abs(expected[i]) * elementwiseBound);
+    });
+
+    describe.each(['f32', 'f16', 'bf16', 'q8_0'] as const)('linear: %s', (dtype) => {
+      it.each(counts)('several parts, %i positions', async (n) => {
+        const random = new Random(3);
+        const columns = dtype === 'q8_0' ? 1056 : 1043;
+        const x = hostileRows(random, n, columns, 1e15);
+        const sizes = [1, 37, 130];
+        const parts = sizes.map((r) => weights(random, dtype, [r, columns]));
+        const run = (w: Workspace) => {
+          const outs = sizes.map((r) => w.zeros('f32', [n, r]));
+          const list = sizes.map((r, i) => ({
+            weight: w.put(dtype, [r, columns], parts[i]),
+            out: outs[i],
+          }));
+          w.kernels.linear(w.f32([n, columns], x), list);
+          return outs;
+        };
+        const sizesOfSums = await results(reference, (w) => {
+          return sizes.map((r, part) => {
+            const table = w.put(dtype, [r, columns], parts[part]);
+            const numbers = w.zeros('f32', [r, columns]);
+            w.kernels.embed(
+              table,
+              Int32Array.from({ length: r }, (_, i) => i),
+              numbers,
+            );
+            w.kernels.write(numbers, Float32Array.from(w.kernels.view(numbers), Math.abs));
+            const out = w.zeros('f32', [n, r]);
+            w.kernels.linear(w.f32([n, columns], x.map(Math.abs)), [{ weight: numbers, out }]);
+            return out;
+          });
+        });
+        (await onBoth(run)).forEach(({ actual, expected }, part) => {
+          // 1e-37: products that small are subnormal, or zero where the hardware says so.
+          const bound = (i: number) => sizesOfSums[part][i] * sumBound(columns) * 1.1 + 1e-37;
+          expectClose(actual, expected, bound);
+        });
+      });
+    });
+
+    it.each(['adjacent', 'halves'] as const)(
+      'rope: %s pairs, some of the dimensions',
+      async (style) => {
+        const random = new Random(4);
+        for (const [d, pairs] of [
+          [8, 4],
+          [80, 20],
+          [64, 32],
+        ]) {
+          const x = normals(random, 7 * 3 * d);
+          const angles = Float64Array.from({ length: 7 * pairs }, () => 7 * random.uniform());
+          const table = Float32Array.from({ length: 14 * pairs }, (_, i) => {
+            return i % 2 ? Math.sin(angles[i >> 1]) : Math.cos(angles[i >> 1]);
+          });
+          const [{ actual, expected }] = await onBoth((w) => {
+            const t = w.f32([7, 3, d], x);
+            w.kernels.rope(t, w.f32([7, pairs, 2], table), style);
+            return [t];
+          });
+          const bound = maxMagnitude(x) * 4 * epsilon;
+          expectClose(actual, expected, () => bound);
+        }
+      },
+    );
+
+    it('add and addBias, exactly', async () => {
+      const random = new Random(21);
+      const [x, y, bias] = [normals(random, 203), normals(random, 203), normals(random, 29)];
+      await expectSame((w) => {
+        const [a, b] = [w.f32([7, 29], x), w.f32([7, 29], x)];
+        w.kernels.add(a, w.f32([7, 29], y));
+        w.kernels.addBias(b, w.f32([29], bias));
+        return [a, b];
+      });
+    });
+
+    it('swiglu, also far from zero', async () => {
+      const random = new Random(5);
+      const x = Float32Array.from({ length: 203 }, (_, i) => (i - 100) * 1.5 + random.normal());
+      const y = normals(random, 203);
+      const [gated] = await onBoth((w) => {
+        const gate = w.f32([7, 29], x);
+        w.kernels.swiglu(gate, w.f32([7, 29], y));
+        return [gate];
+      });
+      // 1e-34: where e^-x is beyond f32, silu(x) is not told from zero.
+      expectClose(
+        gated.actual,
+        gated.expected,
+        (i) => Math.abs(gated.expected[i]) * 2 * elementwiseBound + 1e-34,
+      );
+    });
+
+    describe.each(headDims)('store: head dimension %i', (d) => {
+      it.each(['f32', 'f16'] as const)('rows as %s, exactly', async (dtype) => {
+        for (const n of counts) {
+          const x = hostileRows(new Random(6), n * 3, d, 65504);
+          await expectSame((w) => {
+            const page = w.zeros(dtype, [3, 40, d]);
+            w.kernels.storeRows(w.f32([n, 3, d], x), page, 5);
+            return [page];
+          });
+        }
+      });
+
+      it('sketches, exactly, of keys and of queries that share a projection', async () => {
+        for (const n of counts) {
+          for (const [heads, nKvHeads, bits] of [
+            [2, 2, 64],
+            [7, 1, 256],
+            [6, 2, 96],
+          ]) {
+            const random = new Random(7);
+            const x = hostileRows(random, n * heads, d, 1e30);
+            const projection = Int8Array.from(bytes(random, nKvHeads * bits * d));
+            await expectSame((w) => {
+              const page = w.zeros('u32', [heads, n + 3, bits / 32]);
+              const p = w.put('i8', [nKvHeads, bits, d], projection);
+              w.kernels.storeSketch(w.f32([n, heads, d], x), p, page, 2);
+              return [page];
+            });
+          }
+        }
+      });
+
+      it('affine4 codes, exactly', async () => {
+        for (const n of counts) {
+          const x = hostileRows(new Random(8), n * 3, d, 65504);
+          await expectSame((w) => {
+            const codes = w.zeros('u8', [3, 40, d / 2]);
+            const params = w.zeros('f16', [3, 40, 2]);
+            w.kernels.storeAffine4(w.f32([n, 3, d], x), codes, params, 7);
+            return [codes, params];
+          });
+        }
+      });
+    });
+
+    describe.each(Object.entries(attendCases))('attend: %s', (_, c) => {
+      it('within the bound', async () => {
+        const [{ actual, expected }] = await onBoth((w) => {
+          const out = w.f32(
+            [c.shape.n, c.shape.nHeads, c.shape.headDimV],
+            new Float32Array(c.shape.n * c.shape.nHeads * c.shape.headDimV).fill(99),
+          );
+          w.kernels.attend(segmentsOf(w, c, 11), c.shape, out);
+          return [out];
+        });
+        const largestValue = 5;
+        const lossy = c.segments.some(({ valueForm }) => valueForm === 'affine4');
+        const bound = (lossy ? affine4Bound : attendBound) * largestValue;
+        expectClose(actual, expected, () => bound);
+      });
+
+      it('scores: each segment, the sketch exactly', async () => {
+        for (const [index, { keyForm, length }] of c.segments.entries()) {
+          const [{ actual, expected }] = await onBoth((w) => {
+            const out = w.zeros('f32', [c.shape.nHeads, c.shape.n, length]);
+            w.kernels.scores(segmentsOf(w, c, 12)[index], c.shape, out);
+            return [out];
+          });
+          if (keyForm === 'sketch') expect(actual).toEqual(expected);
+          else expectClose(actual, expected, () => sumBound(c.shape.headDimK) * 200);
+        }
+      });
+    });
+
+    it('attend: one position that outweighs all, and logits of thousands', async () => {
+      const c = attendCases['sketch and affine4, more than one split'];
+      const [{ actual, expected }] = await onBoth((w) => {
+        const [segment] = segmentsOf(w, c, 13);
+        const { nHeads, headDimV } = c.shape;
+        const scale = w.f32(
+          [nHeads],
+          Float32Array.from({ length: nHeads }, (_, h) => h * 7),
+        );
+        const out = w.zeros('f32', [1, nHeads, headDimV]);
+        w.kernels.attend([{ ...segment, scale }], c.shape, out);
+        return [out];
+      });
+      expectClose(actual, expected, () => affine4Bound * 5);
+    });
+
+    it('attend: stored vectors of every kind come back as they were stored', async () => {
+      const d = 64;
+      const x = hostileRows(new Random(14), 20, d, 60000);
+      const shape = { n: 1, start: 19, nHeads: 1, nKvHeads: 1, headDimK: d, headDimV: d };
+      for (let position = 0; position < 20; position++) {
+        const [{ actual, expected }] = await onBoth((w) => {
+          const page = {
+            keys: w.zeros('u32', [1, 32, 2]),
+            values: w.zeros('u8', [1, 32, d / 2]),
+            valueParams: w.zeros('f16', [1, 32, 2]),
+          };
+          w.kernels.storeAffine4(w.f32([20, 1, d], x), page.values, page.valueParams, 0);
+          const out = w.zeros('f32', [1, 1, d]);
+          const segment: Segment = {
+            ...{ keyForm: 'sketch', valueForm: 'affine4', pages: [page], pageLength: 32 },
+            ...{ first: 0, length: 20, query: w.zeros('u32', [1, 1, 2]) },
+            ...{ minDistance: 19 - position, maxDistance: 19 - position },
+            scale: w.f32([1], Float32Array.of(1)),
+          };
+          w.kernels.attend([segment], shape, out);
+          return [out];
+        });
+        // Of rows below f16's smallest number, 2^-24, the stored values are multiples of that.
+        const largest = maxMagnitude(x.subarray(position * d, (position + 1) * d)) + 2 ** -24;
+        expectClose(actual, expected, () => largest * affine4Bound);
+      }
+    });
+
+    it('leaves no memory behind', () => expect(kernels.allocatedBytes).toBe(0));
+  });
+}
+
+/** What every backend, the reference included, refuses, and with which error. */
+export function describeRefusals(name: string, make: () => Promise<Kernels>): void {
+  describe(`kernels: ${name} refuses`, () => {
+    let kernels: Kernels;
+    beforeAll(async () => {
+      kernels = await make();
+    });
+    afterAll(() => kernels.dispose());
+
+    const d = 64;
+    const calls: Record<string, (w: Workspace, x: Tensor) => void> = {
+      rmsNorm: (w, x) => w.kernels.rmsNorm(x, w.zeros('f32', [d]), 1e-6, x),
+      linear: (w, x) => {
+        const [weight, out] = [w.zeros('q8_0', [5, d]), w.zeros('f32', [3, 5])];
+        w.kernels.linear(x, [{ weight, out }]);
+      },
+      storeRows: (w, x) =>
+        w.kernels.storeRows({ ...x, shape: [3, 1, d] }, w.zeros('f16', [1, 3, d]), 0),
+      storeSketch: (w, x) => {
+        const [p, page] = [w.zeros('i8', [1, 32, d]), w.zeros('u32', [1, 3, 1])];
+        w.kernels.storeSketch({ ...x, shape: [3, 1, d] }, p, page, 0);
+      },
+      storeAffine4: (w, x) => {
+        const [codes, params] = [w.zeros('u8', [1, 3, d / 2]), w.zeros('f16', [1, 3, 2])];
+        w.kernels.storeAffine4({ ...x, shape: [3, 1, d] }, codes, params, 0);
+      },
+    };
+    it.each(Object.entries(calls))('%s: NaN and infinity', (kernel, call) => {
+      for (const bad of [NaN, Infinity, -Infinity]) {
+        for (const at of [0, 70, 3 * d - 1]) {
+          const w = new Workspace(kernels);
+          const data = normals(new Random(15), 3 * d);
+          data[at] = bad;
+          const message = new RegExp(`^${kernel}: element \\d+ is ${bad}`);
+          expect(() => call(w, w.f32([3, d], data))).toThrow(
+            expect.objectContaining({
+              code: 'not-finite',
+              message: expect.stringMatching(message),
+            }),
+          );
+          w.release();
+        }
+      }
+    });
+
+    it.each(['storeRows', 'storeAffine4'])('%s: values beyond f16', (kernel) => {
+      const w = new Workspace(kernels);
+      const x = w.f32([3, d], normals(new Random(16), 3 * d, 1e6));
+      expect(() => calls[kernel](w, x)).toThrow(expect.objectContaining({ code: 'range' }));
+      w.release();
+    });
+
+    it('shapes that do not fit', () => {
+      const w = new Workspace(kernels);
+      const x = w.zeros('f32', [3, d]);
+      const shapeError = expect.objectContaining({ code: 'shape' });
+      const [weight, out] = [w.zeros('f32', [5, d + 1]), w.zeros('f32', [3, 5])];
+      expect(() => kernels.linear(x, [{ weight, out }])).toThrow(shapeError);
+      expect(() =>
+        kernels.storeRows({ ...x, shape: [3, 1, d] }, w.zeros('f32', [1, 4, d]), 2),
+      ).toThrow(shapeError);
+      expect(() => kernels.add(x, rows(x, 0, 2))).toThrow(shapeError);
+      expect(() => kernels.embed(x, Int32Array.of(3), rows(x, 0, 1))).toThrow(/vocabulary of 3/);
+      w.release();
+    });
+  });
+}
+
+/** Nibbles of a stored affine4 row as numbers, for tests of the codes themselves. */
+export function affine4Values(codes: HostArray, params: HostArray): number[] {
+  const [minimum, step] = [f16ToF32(params[0]), f16ToF32(params[1])];
+  const all = [...codes.map((b: number) => b & 15), ...codes.map((b: number) => b >> 4)];
+  return all.map((code) => minimum + step * code);
+}
