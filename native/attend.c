@@ -38,6 +38,7 @@ typedef struct {
   int32_t page_length, first, length;
   int32_t min_distance, max_distance;
   int32_t words;
+  const float *table; /* of exp_table, or NULL; filled in here */
 } Segment;
 
 typedef struct {
@@ -76,29 +77,29 @@ INLINE int32_t position_of(const Block *b, int32_t r) { return (b->first_row + r
 
 /* --- scores: weights[r, s] = scale <query r, key slot + s>, 0 <= s < count ------------------- */
 
+INLINE int32_t differing_bits(const uint32_t *a, const uint32_t *b, int32_t words) {
+  int32_t sum = 0, w = 0;
+  for (; w + 2 <= words; w += 2) {
+    uint64_t x, y;
+    __builtin_memcpy(&x, a + w, 8);
+    __builtin_memcpy(&y, b + w, 8);
+    sum += (int32_t)__builtin_popcountll(x ^ y);
+  }
+  return w < words ? sum + __builtin_popcount(a[w] ^ b[w]) : sum;
+}
+
+INLINE const uint32_t *sketch_of_row(const Block *b, const Segment *s, int32_t r, int32_t words) {
+  size_t row = (size_t)(head_of(b, r) * b->shape->n + position_of(b, r));
+  return (const uint32_t *)s->query + row * (size_t)words;
+}
+
 INLINE void score_sketch_words(Block *b, const Segment *s, const uint32_t *keys, int32_t count,
                                int32_t words) {
   for (int32_t r = 0; r < b->rows; r++) {
-    size_t query_row = (size_t)(head_of(b, r) * b->shape->n + position_of(b, r));
-    const uint32_t *query = (const uint32_t *)s->query + query_row * (size_t)words;
-    int32_t differing[TILE];
-    const uint32_t *key = keys;
-    for (int32_t j = 0; j < count; j++, key += words) {
-      int32_t sum = 0;
-      int32_t w = 0;
-      for (; w + 2 <= words; w += 2) {
-        uint64_t q, k;
-        __builtin_memcpy(&q, query + w, 8);
-        __builtin_memcpy(&k, key + w, 8);
-        sum += (int32_t)__builtin_popcountll(q ^ k);
-      }
-      if (w < words) sum += __builtin_popcount(query[w] ^ key[w]);
-      differing[j] = sum;
-    }
-    f32x4 scale = splat(s->scale[head_of(b, r)]);
-    float *out = b->weights + r * TILE;
-    for (int32_t j = 0; j < count; j += LANES)
-      store_f32x4(out + j, scale * to_f32(words * 32 - 2 * load_i32x4(differing + j)));
+    const uint32_t *query = sketch_of_row(b, s, r, words), *key = keys;
+    float scale = s->scale[head_of(b, r)], *out = b->weights + r * TILE;
+    for (int32_t j = 0; j < count; j++, key += words)
+      out[j] = scale * (float)(words * 32 - 2 * differing_bits(query, key, words));
   }
 }
 
@@ -242,6 +243,61 @@ static void softmax_tile(Block *b, int32_t first, int32_t count) {
     }
     b->part.total[r] += sum_f32(total);
   }
+}
+
+/*
+ * A sketch of b bits has b + 1 scores, so e^logit comes from a table and needs no maximum: the
+ * largest possible logit, scale b, takes its place.
+ */
+
+/** Logits of a head may span this much: e^-60 and its products with steps are ordinary floats. */
+#define TABLE_SPAN 60.0f
+
+static size_t table_stride(const Segment *s) {
+  return s->key_form == KEYS_SKETCH ? round_up((size_t)s->words * 32 + 1, LANES) : 0;
+}
+
+/** table[h, differing bits] = e^(logit - scale b) of every head. @returns NULL if a span is too wide */
+static const float *exp_table(const Segment *s, int32_t heads, float *table) {
+  size_t stride = table_stride(s);
+  if (stride == 0) return NULL;
+  for (int32_t h = 0; h < heads; h++)
+    if (!(2 * s->scale[h] * (float)(s->words * 32) <= TABLE_SPAN)) return NULL;
+  for (int32_t h = 0; h < heads; h++)
+    for (size_t d = 0; d < stride; d += LANES) {
+      f32x4 bits = splat((float)d) + (f32x4){0, 1, 2, 3};
+      store_f32x4(table + (size_t)h * stride + d, exp_f32(bits * splat(-2 * s->scale[h])));
+    }
+  return table;
+}
+
+/** What score_sketch and softmax_tile do, in one pass. */
+INLINE void weigh_sketch_words(Block *b, const Segment *s, const uint32_t *keys, int32_t first,
+                               int32_t count, int32_t words) {
+  for (int32_t r = 0; r < b->rows; r++) {
+    float *w = b->weights + r * TILE;
+    __builtin_memset(w, 0, TILE * sizeof(float));
+    int32_t low = max_i32(0, b->low[r] - first), high = min_i32(count, b->high[r] - first);
+    if (low >= high) continue;
+    int32_t head = head_of(b, r);
+    const float *table = s->table + (size_t)head * table_stride(s);
+    const uint32_t *query = sketch_of_row(b, s, r, words), *key = keys + (size_t)(low * words);
+    for (int32_t j = low; j < high; j++, key += words) w[j] = table[differing_bits(query, key, words)];
+    f32x4 total = splat(0);
+    for (int32_t j = 0; j < count; j += LANES) total += load_f32x4(w + j);
+    b->part.max[r] = s->scale[head] * (float)(words * 32);
+    b->part.total[r] += sum_f32(total);
+  }
+}
+
+static void weigh_sketch(Block *b, const Segment *s, const Page *page, int32_t slot, int32_t first,
+                         int32_t count) {
+  size_t row = (size_t)(b->kv_head * s->page_length + slot);
+  const uint32_t *keys = (const uint32_t *)page->keys + row * (size_t)s->words;
+  if (s->words == 2) weigh_sketch_words(b, s, keys, first, count, 2);
+  else if (s->words == 4) weigh_sketch_words(b, s, keys, first, count, 4);
+  else if (s->words == 8) weigh_sketch_words(b, s, keys, first, count, 8);
+  else weigh_sketch_words(b, s, keys, first, count, s->words);
 }
 
 /* --- values: sums[r] += sum over s of weights[r, s] value[slot + s], 0 <= s < count ---------- */
@@ -482,8 +538,12 @@ static void attend_split(Block *b, const Segment *s, int32_t split) {
     int32_t from = slot / TILE * TILE, first = low - (slot - from);
     int32_t count = min_i32(end - from, high - first);
     const Page *page = s->pages + first / s->page_length;
-    score[s->key_form](b, s, page, from, count);
-    softmax_tile(b, first, count);
+    if (s->table) {
+      weigh_sketch(b, s, page, from, first, count);
+    } else {
+      score[s->key_form](b, s, page, from, count);
+      softmax_tile(b, first, count);
+    }
     accumulate[s->value_form](b, s, page, from, count);
     low = first + (end - from);
   }
@@ -592,22 +652,34 @@ static void split_task(void *context, int32_t task, int32_t worker) {
   attend_split(&b, segment, split);
 }
 
+static size_t table_floats(const Segment *segments, int32_t n_segments, const Shape *shape) {
+  size_t floats = 0;
+  for (int32_t i = 0; i < n_segments; i++) floats += (size_t)shape->heads * table_stride(segments + i);
+  return floats;
+}
+
 /** Bytes that `attend` needs beside its operands. */
 EXPORT(attend_scratch_bytes)
 size_t attend_scratch_bytes(const Segment *segments, int32_t n_segments, const Shape *shape,
                             int32_t threads) {
   Attend a = plan(shape, segments, n_segments);
   size_t partials = a.blocks == 1 ? (size_t)(shape->kv_heads * a.splits) * a.partial_floats : 0;
-  return ((size_t)threads * a.thread_floats + partials) * sizeof(float);
+  size_t tables = table_floats(segments, n_segments, shape);
+  return ((size_t)threads * a.thread_floats + tables + partials) * sizeof(float);
 }
 
 EXPORT(attend)
-int32_t attend(const Segment *segments, int32_t n_segments, const Shape *shape, float *out,
+int32_t attend(Segment *segments, int32_t n_segments, const Shape *shape, float *out,
                float *scratch, int32_t threads) {
   Attend a = plan(shape, segments, n_segments);
   a.out = out;
   a.scratch = scratch;
-  a.partials = scratch + (size_t)threads * a.thread_floats;
+  float *table = scratch + (size_t)threads * a.thread_floats;
+  a.partials = table + table_floats(segments, n_segments, shape);
+  for (int32_t i = 0; i < n_segments; i++) {
+    segments[i].table = exp_table(segments + i, shape->heads, table);
+    table += (size_t)shape->heads * table_stride(segments + i);
+  }
   if (a.blocks != 1) {
     parallel_for(shape->kv_heads * a.blocks, block_task, &a);
     return pool_failed() ? WORKER_DIED : OK;

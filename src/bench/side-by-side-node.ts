@@ -29,12 +29,18 @@ export interface SideBySideOptions {
   readonly peer?: { readonly packageRoot: string; readonly kvs: readonly PeerOptions['kv'][] };
   /** turns that each contestant gets; default 5 */
   readonly rounds?: number;
-  /** tokens decoded in a turn; default 8 */
+  /** tokens decoded in a turn; default 24 */
   readonly decodeTokens?: number;
   /** positions of the prefill chunk; default 128 */
   readonly prefillTokens?: number;
   readonly onStep?: (what: string) => void;
 }
+
+/**
+ * Tokens of a turn that do not count: threads wake up, weights come back into the processor's
+ * caches, and the threads of whoever was before stop polling for work.
+ */
+const warmUpTokens = 4;
 
 /** One engine with one kind of cache. */
 interface Contestant {
@@ -57,7 +63,7 @@ interface Contestant {
  * the time of a step depends on how much is stored, not on what.
  */
 export async function benchSideBySide(options: SideBySideOptions): Promise<BenchRow[]> {
-  const { model, rounds = 5, decodeTokens = 8, prefillTokens = 128, onStep } = options;
+  const { model, rounds = 5, decodeTokens = 24, prefillTokens = 128, onStep } = options;
   const depths = [...options.depths].sort((a, b) => a - b);
   const contestants: Contestant[] = [];
   const results: BenchRow[] = [];
@@ -66,7 +72,7 @@ export async function benchSideBySide(options: SideBySideOptions): Promise<Bench
       contestants.push(ours(model, method, await model.createCache(method)));
     }
     for (const kv of options.peer?.kvs ?? []) {
-      const contextLength = (depths.at(-1) ?? 0) + prefillTokens + decodeTokens + 64;
+      const contextLength = (depths.at(-1) ?? 0) + prefillTokens + warmUpTokens + decodeTokens + 64;
       const { threads } = model.kernels;
       const root = options.peer?.packageRoot ?? '';
       const peer = await Peer.open(root, options.modelPath, { kv, contextLength, threads });
@@ -81,8 +87,8 @@ export async function benchSideBySide(options: SideBySideOptions): Promise<Bench
       for (let round = 0; round < rounds; round++) {
         onStep?.(`depth ${depth}: round ${round + 1} of ${rounds}`);
         for (const [i, contestant] of contestants.entries()) {
-          // The first token of a turn wakes threads and caches up; it does not count.
-          times[i].decode.push(...(await contestant.decode(decodeTokens + 1)).slice(1));
+          const turn = await contestant.decode(warmUpTokens + decodeTokens);
+          times[i].decode.push(...turn.slice(warmUpTokens));
         }
         for (const [i, contestant] of contestants.entries()) {
           times[i].prefill.push(await contestant.prefill(prefillTokens));

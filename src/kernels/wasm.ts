@@ -277,7 +277,7 @@ class WasmKernels implements Kernels {
   /** Writes the C structs Shape, Segment[] and Page[] of native/attend.c, in this order. */
   private layOut(segments: readonly Segment[], shape: AttendShape) {
     const segmentsFrom = 6;
-    const segmentWords = 11;
+    const segmentWords = 12;
     const pagesFrom = segmentsFrom + segments.length * segmentWords;
     const nPages = segments.reduce((sum, { pages }) => sum + pages.length, 0);
     const { address, words } = this.table(pagesFrom + nPages * 3);
@@ -289,7 +289,7 @@ class WasmKernels implements Kernels {
         ...[this.at(s.query), this.at(s.scale), address + to * 4],
         ...[keyFormCodes[s.keyForm], valueFormCodes[s.valueForm], s.pageLength, s.first, s.length],
         ...[Math.min(s.minDistance, maxInt32), Math.min(s.maxDistance, maxInt32)],
-        s.keyForm === 'sketch' ? s.query.shape[2] : 0,
+        ...[s.keyForm === 'sketch' ? s.query.shape[2] : 0, 0],
       ];
       words.set(fields, segmentsFrom + i * segmentWords);
       for (const { keys, values, valueParams } of s.pages) {
