@@ -12,6 +12,7 @@ export const commands: Readonly<Record<string, CommandRow>> = {
     load: () => import('./demo.ts'),
   },
   generate: { summary: 'continue a text', load: () => import('./generate.ts') },
+  chat: { summary: 'talk with a model', load: () => import('./chat.ts') },
   plan: {
     summary: 'exact cache bytes of every method, before anything is loaded',
     load: () => import('./plan.ts'),

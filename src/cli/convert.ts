@@ -1,8 +1,7 @@
 import { Option, type Command } from 'commander';
 import { convertGguf, type ConvertType } from '../format/convert.ts';
 import { openFileSource, writeFileAtomically } from '../format/file-node.ts';
-import { readGguf } from '../format/gguf.ts';
-import { formatBytes, progressLine } from './options.ts';
+import { formatBytes, openFromFlags, progressLine } from './options.ts';
 
 interface ConvertFlags {
   readonly type: ConvertType;
@@ -12,7 +11,7 @@ interface ConvertFlags {
 
 export function define(command: Command): void {
   command
-    .argument('<model>', 'GGUF file')
+    .argument('<model>', 'GGUF file, or a folder with safetensors and config.json')
     .requiredOption('--out <file>', 'where the new model goes')
     .addOption(
       new Option('--type <type>', 'type of the weight matrices')
@@ -28,9 +27,8 @@ export function define(command: Command): void {
 }
 
 async function run(input: string, flags: ConvertFlags): Promise<void> {
-  const source = await openFileSource(input);
+  const { gguf, source } = await openFromFlags(input);
   try {
-    const gguf = await readGguf(source);
     const progress = progressLine('converting');
     await writeFileAtomically(flags.out, (sink) =>
       convertGguf(source, gguf, sink, flags.type, progress),

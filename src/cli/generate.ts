@@ -14,9 +14,8 @@ import {
   type ModelFlags,
 } from './options.ts';
 
-interface GenerateFlags extends ModelFlags {
-  readonly cache: string;
-  readonly text?: string;
+/** Flags of everything that generates; the fields of `GenerateOptions`. */
+export interface SamplingFlags {
   readonly maxTokens: number;
   readonly temperature: number;
   readonly topK: number;
@@ -25,15 +24,17 @@ interface GenerateFlags extends ModelFlags {
   readonly repeatPenalty: number;
   readonly seed: number;
   readonly stop: string[];
+}
+
+interface GenerateFlags extends ModelFlags, SamplingFlags {
+  readonly cache: string;
+  readonly text?: string;
   readonly special?: boolean;
   readonly json?: boolean;
 }
 
-export function define(command: Command): void {
-  addModelFlags(command)
-    .argument('[prompt]', 'the text to continue; - reads it from standard input')
-    .option('--text <file>', 'read the prompt from a file')
-    .option('--cache <spec>', 'cache method, such as f16, h1b or h1b:b=128', 'h1b')
+export function addSamplingFlags(command: Command): Command {
+  return command
     .option('--max-tokens <n>', 'stop after n tokens', wholeNumber(0, 1e9), 128)
     .option('--temperature <t>', '0 takes the most likely token', anyNumber, 0)
     .option('--top-k <k>', 'keep the k most likely tokens, 0 is off', anyNumber, 0)
@@ -41,7 +42,14 @@ export function define(command: Command): void {
     .option('--min-p <p>', 'keep tokens at least p as likely as the best', anyNumber, 0)
     .option('--repeat-penalty <r>', 'above 1 avoids recent tokens', anyNumber, 1)
     .option('--seed <n>', 'of the random choices', anyNumber, 0)
-    .option('--stop <text...>', 'end before any of these texts', [])
+    .option('--stop <text...>', 'end before any of these texts', []);
+}
+
+export function define(command: Command): void {
+  addSamplingFlags(addModelFlags(command))
+    .argument('[prompt]', 'the text to continue; - reads it from standard input')
+    .option('--text <file>', 'read the prompt from a file')
+    .option('--cache <spec>', 'cache method, such as f16, h1b or h1b:b=128', 'h1b')
     .option('--special', 'read control tokens in the prompt as such')
     .option('--json', 'print one JSON document on standard output')
     .addHelpText(

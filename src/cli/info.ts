@@ -1,8 +1,6 @@
 import type { Command } from 'commander';
-import { openFileSource } from '../format/file-node.ts';
-import { readGguf } from '../format/gguf.ts';
 import { modelHash } from '../format/model-hash.ts';
-import { formatBytes, modelPath } from './options.ts';
+import { formatBytes, openFromFlags } from './options.ts';
 
 interface InfoFlags {
   readonly tensors?: boolean;
@@ -11,7 +9,7 @@ interface InfoFlags {
 
 export function define(command: Command): void {
   command
-    .argument('[model]', 'GGUF file', 'default')
+    .argument('[model]', 'GGUF file, folder, URL or hf:owner/repo[/file]', 'default')
     .option('--tensors', 'list every tensor')
     .option('--json', 'print one JSON document on standard output')
     .addHelpText('after', '\nExample:\n  h1bkv info model.gguf --tensors')
@@ -19,9 +17,8 @@ export function define(command: Command): void {
 }
 
 async function run(name: string, flags: InfoFlags): Promise<void> {
-  const source = await openFileSource(modelPath(name));
+  const { gguf, source } = await openFromFlags(name);
   try {
-    const gguf = await readGguf(source);
     const tensors = [...gguf.tensors.values()];
     const info = {
       file: source.name,

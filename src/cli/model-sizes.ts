@@ -1,12 +1,11 @@
+import { existsSync } from 'node:fs';
 import { readFile } from 'node:fs/promises';
 import type { Adapter } from '../cache/adapter.ts';
 import type { LayerShape } from '../cache/cache.ts';
 import { KvError } from '../errors/errors.ts';
-import { openFileSource } from '../format/file-node.ts';
-import { readGguf } from '../format/gguf.ts';
 import { readConfig } from '../model/config.ts';
 import { layersOf, namedShapes, type ShapeName } from '../model/shapes.ts';
-import { modelPath } from './options.ts';
+import { modelPath, openFromFlags } from './options.ts';
 
 /** What a plan has to know of a model. */
 export interface ModelSizes {
@@ -30,17 +29,16 @@ export async function readModelSizes(name: string): Promise<ModelSizes> {
   }
   const path = modelPath(name);
   if (path.endsWith('.json')) return fromConfigJson(path);
-  if (path.endsWith('.gguf')) return fromGguf(path);
+  if (/^(hf|https?|file):/.test(path) || existsSync(path)) return fromModel(name);
   throw new KvError(
     'usage',
-    `plan: "${name}" is no GGUF file, no config.json and no named shape; there are ${Object.keys(namedShapes).join(', ')}.`,
+    `plan: "${name}" is no model, no config.json and no named shape; there are ${Object.keys(namedShapes).join(', ')}.`,
   );
 }
 
-async function fromGguf(path: string): Promise<ModelSizes> {
-  const source = await openFileSource(path);
+async function fromModel(name: string): Promise<ModelSizes> {
+  const { gguf, source } = await openFromFlags(name);
   try {
-    const gguf = await readGguf(source);
     const config = readConfig(gguf, gguf.tensors.get('token_embd.weight')?.shape[0] ?? 0);
     const shape = { ...config, headDim: config.headDimK };
     return { name: source.name, layers: layersOf(shape), contextLength: config.contextLength };

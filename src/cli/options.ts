@@ -2,10 +2,13 @@
 import { existsSync, readFileSync } from 'node:fs';
 import { dirname, join } from 'node:path';
 import { fileURLToPath } from 'node:url';
+import { openModel } from '#model-platform';
+import { SingleBar } from 'cli-progress';
 import { InvalidArgumentError, Option, type Command } from 'commander';
 import type { BackendName } from '../kernels/kernels.ts';
 import { loadModel, type LoadOptions } from '../model/load.ts';
 import type { Model } from '../model/model.ts';
+import type { OpenedModel } from '../model/open.ts';
 
 export interface ModelFlags {
   readonly model: string;
@@ -15,7 +18,7 @@ export interface ModelFlags {
 
 export function addModelFlags(command: Command): Command {
   return command
-    .option('--model <file>', 'GGUF file or URL', 'default')
+    .option('--model <what>', 'GGUF file, folder, URL or hf:owner/repo[/file]', 'default')
     .addOption(
       new Option('--backend <name>', 'what computes')
         .choices(['auto', 'wasm', 'reference'])
@@ -71,34 +74,45 @@ export async function loadFromFlags(
   options: Pick<LoadOptions, 'adapter'> = {},
 ): Promise<Model> {
   const progress = progressLine('loading');
+  const download = progressLine('downloading');
   const model = await loadModel(modelPath(flags.model), {
     ...options,
+    onDownload: download,
+    onNote: (note) => console.error(note),
     backend: flags.backend,
     ...(flags.threads !== undefined && { threads: flags.threads }),
     onProgress: progress,
   });
+  download.done();
   progress.done();
   return model;
 }
 
-/** A progress line on stderr that appears after a second, on a terminal only. */
+/** A progress bar on stderr that appears after a second of work, on a terminal only. */
 export function progressLine(what: string) {
   const began = performance.now();
-  let shown = 0;
+  let bar: SingleBar | undefined;
   const update = (done: number, total: number) => {
-    const now = performance.now();
-    if (!process.stderr.isTTY || now - began < 1000 || now - shown < 100) return;
-    shown = now;
-    const left = ((now - began) / 1000) * (total / done - 1);
-    process.stderr.write(
-      `\r${what} ${Math.floor((100 * done) / total)} %, ${left.toFixed(0)} s left \x1b[K`,
-    );
+    if (!process.stderr.isTTY || performance.now() - began < 1000) return;
+    if (!bar) {
+      const format = `${what} {bar} {percentage} %, {eta_formatted} left`;
+      bar = new SingleBar({ format, stream: process.stderr, clearOnComplete: true, etaBuffer: 50 });
+      bar.start(total, done);
+    }
+    bar.update(done);
   };
-  return Object.assign(update, {
-    done: () => {
-      if (shown > 0) process.stderr.write('\r\x1b[K');
-    },
+  return Object.assign(update, { done: () => bar?.stop() });
+}
+
+/** Opens what `--model` names: default, path, folder, URL or hf:owner/repo[/file]. */
+export async function openFromFlags(name: string): Promise<OpenedModel> {
+  const progress = progressLine('downloading');
+  const opened = await openModel(modelPath(name), {
+    onDownload: progress,
+    onNote: (note) => console.error(note),
   });
+  progress.done();
+  return opened;
 }
 
 /** Bytes for people: `1.57 MB`. Decimal units. */

@@ -117,6 +117,8 @@ export interface Kernels {
   free(buffer: KernelBuffer): void;
   /** Bytes that `alloc` handed out and `free` did not take back. */
   readonly allocatedBytes: number;
+  /** The most that `alloc` could ever hand out, in bytes. */
+  readonly maxBytes: number;
   /** Host view of a tensor (CPU backends only). Valid until the next `alloc`. */
   view(tensor: Tensor): HostArray;
   /** Copy of a tensor's contents, after everything enqueued so far. The only thing that waits. */

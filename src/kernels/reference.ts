@@ -34,6 +34,7 @@ export class ReferenceKernels implements Kernels {
   readonly backend = 'reference';
   readonly description: string;
   readonly threads = 1;
+  readonly maxBytes = Infinity;
   private allocated = 0;
 
   /** @param reason why this backend was chosen, for the description */

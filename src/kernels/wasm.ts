@@ -83,6 +83,7 @@ class WasmBuffer implements KernelBuffer {
 /** Checks the call, lays out pointers, calls the C kernel of the same name. */
 class WasmKernels implements Kernels {
   readonly backend = 'wasm';
+  readonly maxBytes = 2 ** 32;
   readonly description: string;
   readonly threads: number;
   private instance: NativeInstance | undefined;

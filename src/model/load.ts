@@ -1,18 +1,21 @@
-import { openModelFile } from '#model-platform';
+import { openModel } from '#model-platform';
 import { parseAdapter } from '../cache/adapter.ts';
 import { createCache } from '../cache/registry.ts';
+import { ensure } from '../errors/errors.ts';
+import type { Gguf } from '../format/gguf.ts';
 import { getString } from '../format/gguf-access.ts';
-import { readGguf } from '../format/gguf.ts';
 import { modelHash } from '../format/model-hash.ts';
 import { blobSource, type ByteSource } from '../format/source.ts';
 import type { BackendName, Kernels } from '../kernels/kernels.ts';
 import { createKernels } from '../kernels/select.ts';
+import { chatTemplateOf } from '../tokenizer/chat-template.ts';
 import { tokenizerFromGguf } from '../tokenizer/gguf-tokenizer.ts';
 import type { Model } from './model.ts';
+import { openGguf, type OpenedModel, type OpenOptions } from './open.ts';
 import { modelFamily } from './registry.ts';
 import { WeightLoader, type LoadProgress } from './weights.ts';
 
-export interface LoadOptions {
+export interface LoadOptions extends OpenOptions {
   /** `auto` (the default) takes the fastest backend that works here. */
   readonly backend?: 'auto' | BackendName;
   /** Threads for the kernels; default: as many as the machine has cores. */
@@ -28,19 +31,19 @@ export interface LoadOptions {
 }
 
 /**
- * Loads a GGUF model. The file is closed when this returns.
- * @param input a path (Node), a URL, a Blob such as a File from an input element, or a byte source
+ * Loads a model. The file is closed when this returns.
+ * @param input a path, a folder with safetensors or `hf:owner/repo[/file]` (Node), a URL, a Blob such
+ *   as a File from an input element, or a byte source
  * @throws KvError "format", "unsupported", "memory" or "io", with nothing left allocated
  */
 export async function loadModel(
   input: string | URL | Blob | ByteSource,
   options: LoadOptions = {},
 ): Promise<Model> {
-  const { source, readSibling } = await openInput(input);
+  const { gguf, source, readSibling } = await openInput(input, options);
   let kernels = options.kernels;
   let weights: WeightLoader | undefined;
   try {
-    const gguf = await readGguf(source);
     const architecture = getString(gguf, 'general.architecture');
     const family = modelFamily(architecture);
     const tokenizer = tokenizerFromGguf(gguf.metadata);
@@ -49,6 +52,7 @@ export async function loadModel(
     const adapter = adapterText ? parseAdapter(adapterText, `of ${source.name}`, hash) : undefined;
     const threads = options.threads === undefined ? {} : { threads: options.threads };
     const chosen = (kernels ??= await createKernels(options.backend ?? 'auto', threads));
+    checkRoom(gguf, chosen);
     weights = new WeightLoader(gguf, source, chosen, options.onProgress);
     const network = await (await family.load()).load(weights);
     return {
@@ -58,6 +62,7 @@ export async function loadModel(
       hash,
       kernels: chosen,
       tokenizer,
+      chatTemplate: chatTemplateOf(gguf.metadata),
       adapter,
       layers: network.layers,
       vocabSize: network.vocabSize,
@@ -78,15 +83,24 @@ export async function loadModel(
   }
 }
 
-/** A source, and a way to read small files that lie beside it. */
-export interface OpenedModelFile {
-  readonly source: ByteSource;
-  /** Text of the file whose name is the model's with `.gguf` replaced by `suffix`, if it exists. */
-  readSibling(suffix: string): Promise<string | undefined>;
+async function openInput(
+  input: string | URL | Blob | ByteSource,
+  options: OpenOptions,
+): Promise<OpenedModel> {
+  if (typeof input === 'string' || input instanceof URL) return openModel(input, options);
+  return openGguf(input instanceof Blob ? blobSource(input, 'blob') : input);
 }
 
-async function openInput(input: string | URL | Blob | ByteSource): Promise<OpenedModelFile> {
-  if (typeof input === 'string' || input instanceof URL) return openModelFile(input);
-  const source = input instanceof Blob ? blobSource(input, 'blob') : input;
-  return { source, readSibling: () => Promise.resolve(undefined) };
+/** What else than weights a backend's memory has to hold before it is of any use. */
+const headroomBytes = 64 * 2 ** 20;
+
+/** @throws KvError "memory" if the weights cannot fit, before any is read */
+function checkRoom(gguf: Gguf, kernels: Kernels): void {
+  const weightBytes = [...gguf.tensors.values()].reduce((sum, t) => sum + t.sizeBytes, 0);
+  ensure(
+    weightBytes + headroomBytes <= kernels.maxBytes,
+    'memory',
+    () =>
+      `model: its weights take ${(weightBytes / 1e9).toFixed(2)} GB; the ${kernels.backend} backend holds ${(kernels.maxBytes / 1e9).toFixed(2)} GB, cache included. Convert it to a smaller type (h1bkv convert --type q8_0 or q4_0), or take a smaller model.`,
+  );
 }

@@ -39,6 +39,8 @@ export interface Model extends Network {
   readonly hash: string;
   readonly kernels: Kernels;
   readonly tokenizer: Tokenizer;
+  /** Jinja template of the model's chat format, if its file has one. */
+  readonly chatTemplate: string | undefined;
   readonly adapter: Adapter | undefined;
   /** An empty cache for this model, from a spec such as `f16` or `h1b:b=128`. */
   createCache(spec: string): Promise<KvCache>;

@@ -1,16 +1,13 @@
 import { urlSource } from '../format/source.ts';
-import type { OpenedModelFile } from './load.ts';
+import { openGguf, type OpenedModel } from './open.ts';
 
-/** Opens a URL; relative ones are resolved against the page. */
-export async function openModelFile(input: string | URL): Promise<OpenedModelFile> {
+/** Opens a GGUF by URL; relative ones are resolved against the page. */
+export async function openModel(input: string | URL): Promise<OpenedModel> {
   const url = new URL(input, globalThis.location?.href);
-  return {
-    source: await urlSource(url),
-    readSibling: async (suffix) => {
-      const sibling = new URL(url);
-      sibling.pathname = sibling.pathname.replace(/\.gguf$/, '') + suffix;
-      const response = await fetch(sibling);
-      return response.ok ? response.text() : undefined;
-    },
-  };
+  return openGguf(await urlSource(url), async (suffix) => {
+    const sibling = new URL(url);
+    sibling.pathname = sibling.pathname.replace(/\.gguf$/, '') + suffix;
+    const response = await fetch(sibling);
+    return response.ok ? response.text() : undefined;
+  });
 }

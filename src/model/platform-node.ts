@@ -1,24 +1,39 @@
-import { readFile } from 'node:fs/promises';
+import { readFile, stat } from 'node:fs/promises';
 import { fileURLToPath } from 'node:url';
 import { openFileSource } from '../format/file-node.ts';
+import { openHfFolder } from '../format/hf-folder-node.ts';
 import { urlSource } from '../format/source.ts';
-import type { OpenedModelFile } from './load.ts';
+import { downloadFromHub } from './hub-node.ts';
+import { openGguf, type OpenedModel, type OpenOptions } from './open.ts';
 
-/** Opens a path, a file: URL or an http(s): URL. */
-export async function openModelFile(input: string | URL): Promise<OpenedModelFile> {
+/** Opens a GGUF by path or URL, a folder as Hugging Face has them, or `hf:owner/repo[/file]`. */
+export async function openModel(
+  input: string | URL,
+  { onDownload, onNote }: OpenOptions = {},
+): Promise<OpenedModel> {
   const text = String(input);
-  if (/^https?:/.test(text)) {
-    return { source: await urlSource(text), readSibling: () => Promise.resolve(undefined) };
+  if (/^https?:/.test(text)) return openGguf(await urlSource(text));
+  if (!text.startsWith('hf:')) {
+    return openPath(text.startsWith('file:') ? fileURLToPath(text) : text);
   }
-  const path = text.startsWith('file:') ? fileURLToPath(text) : text;
-  return {
-    source: await openFileSource(path),
-    readSibling: async (suffix) => {
-      try {
-        return await readFile(path.replace(/\.gguf$/, '') + suffix, 'utf8');
-      } catch {
-        return undefined;
-      }
-    },
+  const found = await downloadFromHub(text, onDownload && { onProgress: onDownload });
+  if (found.note) onNote?.(found.note);
+  return openPath(found.kind === 'gguf' ? found.paths[0] : found.folder);
+}
+
+async function openPath(path: string): Promise<OpenedModel> {
+  const readSibling = async (suffix: string) => {
+    try {
+      return await readFile(path.replace(/(\.gguf|\/)$/, '') + suffix, 'utf8');
+    } catch {
+      return undefined;
+    }
   };
+  const isFolder = await stat(path).then(
+    (found) => found.isDirectory(),
+    () => false,
+  );
+  if (!isFolder) return openGguf(await openFileSource(path), readSibling);
+  const { gguf, source } = await openHfFolder(path);
+  return { gguf, source, readSibling };
 }
