@@ -236,7 +236,10 @@ describe.skipIf(!isBuilt)('h1bkv', () => {
         /none\.gguf: cannot be opened.*Check/,
       ],
       [['info', join(folder, 'none.gguf')], /none\.gguf: cannot be opened/],
-      [['info', folder], /is not a file\. Name the model file itself/],
+      [
+        ['info', folder],
+        /config\.json is missing\. Fetch the whole model folder, or name a GGUF file/,
+      ],
       [['generate', 'x', '--model', truncated], /truncated\.gguf/],
       [['info', truncated], /truncated\.gguf/],
       [['convert', truncated, '--out', join(folder, 'never.gguf')], /truncated\.gguf/],

@@ -129,3 +129,16 @@ export async function hfJson(bytes: Uint8Array) {
     tokenizerConfig: { bos_token: end, eos_token: { content: end } },
   };
 }
+
+/** The files of the twin's folder by name. */
+export async function hfTwin(bytes: Uint8Array): Promise<Record<string, Uint8Array>> {
+  const { config, tokenizerJson, tokenizerConfig } = await hfJson(bytes);
+  const parts = await hfTensors(memorySource(bytes, 'forged'));
+  const json = (value: object) => new TextEncoder().encode(JSON.stringify(value));
+  return {
+    'config.json': json(config),
+    'tokenizer.json': json(tokenizerJson),
+    'tokenizer_config.json': json(tokenizerConfig),
+    'model.safetensors': safetensorsBytes(parts),
+  };
+}
