@@ -19,6 +19,7 @@ const targets = [
     platform: 'browser',
     target: 'es2023',
     entry: { index: 'src/index.ts' },
+    deps: { alwaysBundle: /./, onlyBundle: false },
   },
 ];
 await buildWasm();

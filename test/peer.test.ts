@@ -28,9 +28,9 @@ if (missing) say(`skipped: test/peer.test.ts: ${missing}`);
 
 /**
  * Mean KL(llama.cpp || ours) over the positions of one model, nats. F32 differs by the order of
- * sums only (1e-12 is usual). With F16 files llama.cpp also rounds activations to f16. With Q8_0
- * both engines round activations to 8 bits, each a little differently: two independent noises of
- * up to 1e-3 each, so one model may reach their sum, and the mean over all models 1e-3.
+ * sums only (1e-12 is usual). With f16 caches llama.cpp's attention computes in f16, ours in f32;
+ * with Q8_0 weights the activations' 8-bit codes then turn small differences into steps: two
+ * independent noises of up to 1e-3 each, so one model may reach their sum, and the mean 1e-3.
  */
 const klBudget = { F32: 1e-9, F16: 2e-5, Q8_0: 2e-3 } as const;
 const meanKlBudgetQ8 = 1e-3;
@@ -106,6 +106,12 @@ const cases: Case[] = [
   ...shapes.map((shape) => makeCase(shape, 'F32')),
   ...subset.map((shape) => makeCase(shape, 'F16')),
   ...subset.map((shape) => makeCase(shape, 'Q8_0')),
+  ...(['qwen2', 'qwen3'] as const).flatMap((architecture) =>
+    (['F32', 'F16', 'Q8_0'] as const).map((type) =>
+      // llama.cpp's qwen2 takes the heads to be as wide as the model.
+      makeCase(shapes[6], type, { architecture, dModel: 14 * 64, label: `, ${architecture}` }),
+    ),
+  ),
   // All positions compared lie beyond the original context, where the scaling matters most.
   ...(['F32', 'Q8_0'] as const).map((type) =>
     makeCase(shapes[5], type, {

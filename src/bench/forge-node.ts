@@ -11,6 +11,8 @@ import { dtypeBlocks } from '../math/dtype.ts';
 import { Random } from '../math/random.ts';
 
 export interface ForgeOptions {
+  /** default llama; qwen2 has biases on queries, keys and values, qwen3 norms on heads */
+  architecture?: 'llama' | 'qwen2' | 'qwen3';
   /** nHeads * headDim if left out */
   dModel?: number;
   nLayers: number;
@@ -82,23 +84,30 @@ const f32 = (value: number): GgufEntry => ({ type: 'f32', value });
 const string = (value: string): GgufEntry => ({ type: 'string', value });
 
 function modelMetadata(o: ForgeOptions): [string, GgufEntry][] {
-  return [
-    ['general.architecture', string('llama')],
+  const architecture = o.architecture ?? 'llama';
+  const general: [string, GgufEntry][] = [
+    ['general.architecture', string(architecture)],
     ['general.name', string(`forged ${o.type} seed ${o.seed}`)],
     ['general.file_type', u32(fileTypes[o.type])],
     ['general.quantization_version', u32(2)],
-    ['llama.vocab_size', u32(o.vocab)],
-    ['llama.context_length', u32(o.contextLength)],
-    ['llama.embedding_length', u32(dModelOf(o))],
-    ['llama.block_count', u32(o.nLayers)],
-    ['llama.feed_forward_length', u32(o.dFeedForward)],
-    ['llama.attention.head_count', u32(o.nHeads)],
-    ['llama.attention.head_count_kv', u32(o.nKvHeads)],
-    ['llama.attention.key_length', u32(o.headDim)],
-    ['llama.attention.value_length', u32(o.headDim)],
-    ['llama.attention.layer_norm_rms_epsilon', f32(1e-5)],
-    ['llama.rope.dimension_count', u32(o.headDim)],
-    ['llama.rope.freq_base', f32(o.ropeTheta ?? 10_000)],
+  ];
+  const sizes: [string, GgufEntry][] = [
+    ['vocab_size', u32(o.vocab)],
+    ['context_length', u32(o.contextLength)],
+    ['embedding_length', u32(dModelOf(o))],
+    ['block_count', u32(o.nLayers)],
+    ['feed_forward_length', u32(o.dFeedForward)],
+    ['attention.head_count', u32(o.nHeads)],
+    ['attention.head_count_kv', u32(o.nKvHeads)],
+    ['attention.key_length', u32(o.headDim)],
+    ['attention.value_length', u32(o.headDim)],
+    ['attention.layer_norm_rms_epsilon', f32(1e-5)],
+    ['rope.dimension_count', u32(o.headDim)],
+    ['rope.freq_base', f32(o.ropeTheta ?? 10_000)],
+  ];
+  return [
+    ...general,
+    ...sizes.map(([key, entry]) => [`${architecture}.${key}`, entry] as [string, GgufEntry]),
   ];
 }
 
@@ -125,6 +134,19 @@ function modelTensors(o: ForgeOptions): TensorToWrite[] {
       weights.matrix(name('attn_k'), [dKv, dModel]),
       weights.matrix(name('attn_v'), [dKv, dModel]),
       weights.matrix(name('attn_output'), [dModel, dQuery]),
+      ...(o.architecture === 'qwen2'
+        ? [
+            weights.bias(name('attn_q'), dQuery),
+            weights.bias(name('attn_k'), dKv),
+            weights.bias(name('attn_v'), dKv),
+          ]
+        : []),
+      ...(o.architecture === 'qwen3'
+        ? [
+            weights.norm(name('attn_q_norm'), o.headDim),
+            weights.norm(name('attn_k_norm'), o.headDim),
+          ]
+        : []),
       weights.norm(name('ffn_norm'), dModel),
       weights.matrix(name('ffn_gate'), [o.dFeedForward, dModel]),
       weights.matrix(name('ffn_up'), [o.dFeedForward, dModel]),
@@ -187,6 +209,11 @@ class WeightPool {
       name,
       Float32Array.from({ length: size }, () => 1 + 0.1 * this.random.normal()),
     );
+  }
+
+  bias(name: string, size: number): TensorToWrite {
+    const values = Float32Array.from({ length: size }, () => 0.5 * this.random.normal());
+    return { ...vector(name, values), name: `${name}.bias` };
   }
 
   /** @param shape [rows, columns] */

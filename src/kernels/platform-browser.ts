@@ -3,9 +3,7 @@ import type { Platform, ThreadMessage } from './platform.ts';
 
 export const platform: Platform = {
   hardwareThreads: navigator.hardwareConcurrency,
-  noSharedMemory: globalThis.crossOriginIsolated
-    ? undefined
-    : 'the page is not cross-origin isolated',
+  noSharedMemory: noSharedMemory(),
 
   async readWasm(fileName) {
     const url = new URL(`./wasm/${fileName}`, import.meta.url);
@@ -25,8 +23,21 @@ export const platform: Platform = {
     const worker = new Worker(url);
     URL.revokeObjectURL(url);
     worker.onmessage = (event: MessageEvent<ThreadMessage>) => receive(event.data);
-    worker.onerror = (event) => receive({ error: event.message });
+    // Only a script that ran has a message.
+    worker.onerror = ({ message = 'the page refuses its script; allow blob: in worker-src' }) =>
+      receive({ error: message });
     worker.postMessage(data);
     return { stop: () => worker.terminate() };
   },
 };
+
+function noSharedMemory(): string | undefined {
+  if (!globalThis.crossOriginIsolated) return 'the page is not cross-origin isolated';
+  try {
+    Atomics.wait(new Int32Array(new SharedArrayBuffer(4)), 0, 1, 0);
+    return undefined;
+  } catch {
+    // The kernels wait for their threads, and what the user sees must never wait.
+    return "a page's main thread may not wait for others: load the model in a worker";
+  }
+}

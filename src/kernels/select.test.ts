@@ -1,4 +1,5 @@
-import { expect, it } from 'vitest';
+import { platform } from '#kernels-platform';
+import { expect, it, vi } from 'vitest';
 import { createKernels } from './select.ts';
 
 it.each(['reference', 'wasm'] as const)('starts %s by name', async (name) => {
@@ -12,6 +13,19 @@ it('auto is WebAssembly', async () => {
   const kernels = await createKernels('auto', { threads: 2 });
   expect(kernels.backend).toBe('wasm');
   expect(kernels.threads).toBe(2);
+  kernels.dispose();
+});
+
+it('auto takes one thread where workers are refused, and says why', async () => {
+  const refused = vi.spyOn(platform, 'startThread').mockImplementation((_body, _data, receive) => {
+    queueMicrotask(() => receive({ error: 'workers are refused here' }));
+    return { stop: () => {} };
+  });
+  const kernels = await createKernels('auto', { threads: 2 });
+  refused.mockRestore();
+  expect(kernels.backend).toBe('wasm');
+  expect(kernels.threads).toBe(1);
+  expect(kernels.description).toMatch(/workers are refused here/);
   kernels.dispose();
 });
 

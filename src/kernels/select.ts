@@ -28,11 +28,21 @@ export async function createKernels(
   }
 }
 
+/** Threads, else one thread (a page may forbid workers), else plain TypeScript. */
 async function fastest(options: { threads?: number }): Promise<Kernels> {
   try {
     return await createWasmKernels(options);
-  } catch (error) {
-    if (!(error instanceof KvError) || error.code !== 'backend') throw error;
-    return new ReferenceKernels(error.message);
+  } catch (threaded) {
+    const reason = backendProblem(threaded);
+    try {
+      return await createWasmKernels({ threads: 1, shared: false, reason });
+    } catch (single) {
+      return new ReferenceKernels(backendProblem(single));
+    }
   }
+}
+
+function backendProblem(error: unknown): string {
+  if (error instanceof KvError && error.code === 'backend') return error.message;
+  throw error;
 }

@@ -65,8 +65,11 @@ export function hasRelaxedSimd(): boolean {
 
 /** Why threads cannot share memory here, or undefined if they can. */
 export function noSharedMemory(): string | undefined {
-  if (typeof SharedArrayBuffer === 'undefined') return 'the engine has no SharedArrayBuffer';
-  return platform.noSharedMemory;
+  // First what the host says: browsers hide SharedArrayBuffer from pages that are not isolated.
+  if (platform.noSharedMemory !== undefined) return platform.noSharedMemory;
+  return typeof SharedArrayBuffer === 'undefined'
+    ? 'the engine has no SharedArrayBuffer'
+    : undefined;
 }
 
 /**

@@ -22,6 +22,8 @@ export interface WasmOptions {
   readonly relaxed?: boolean;
   /** Use the build with shared memory. Default: if there is more than one thread. */
   readonly shared?: boolean;
+  /** Why it is not more threads, for the description. */
+  readonly reason?: string;
 }
 
 /** More threads than this only wait for memory; a caller may still ask for up to `maxThreads`. */
@@ -62,8 +64,9 @@ export async function createWasmKernels(options: WasmOptions = {}): Promise<Kern
   const threads = shared ? wanted : 1;
   const instance = await instantiate(threads, shared, relaxed);
   const simd = relaxed ? 'relaxed SIMD' : 'SIMD128';
-  const reason = wanted > threads && obstacle !== undefined ? ` (${obstacle})` : '';
-  const description = `wasm: ${simd}, ${threads} ${threads === 1 ? 'thread' : 'threads'}${reason}`;
+  const reason = options.reason ?? (wanted > threads ? obstacle : undefined);
+  const count = threads === 1 ? '1 thread' : `${threads} threads`;
+  const description = `wasm: ${simd}, ${count}${reason === undefined ? '' : ` (${reason})`}`;
   return new WasmKernels(instance, description);
 }
 

@@ -7,7 +7,9 @@ export async function openModel(input: string | URL): Promise<OpenedModel> {
   return openGguf(await urlSource(url), async (suffix) => {
     const sibling = new URL(url);
     sibling.pathname = sibling.pathname.replace(/\.gguf$/, '') + suffix;
-    const response = await fetch(sibling);
-    return response.ok ? response.text() : undefined;
+    // Another host's answer may be unreadable, and some answer with a page to whatever is asked.
+    const response = await fetch(sibling).catch(() => undefined);
+    const isPage = response?.headers.get('content-type')?.startsWith('text/html');
+    return response?.ok && !isPage ? response.text() : undefined;
   });
 }
