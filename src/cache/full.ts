@@ -1,7 +1,7 @@
+import type { CacheMethod } from './cache.ts';
 import { allocConstants, perHead } from './constants.ts';
 import { PagedCache, type PagedMethod } from './paged.ts';
 import { pageLength } from './pages.ts';
-import type { CacheMethod } from './registry.ts';
 import { expectSettings } from './spec.ts';
 
 /** The uncompressed caches `f32` and `f16`: what every other method is measured against. */

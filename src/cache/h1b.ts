@@ -3,11 +3,10 @@ import type { Kernels, Tensor } from '../kernels/kernels.ts';
 import { allocTensor, tensor } from '../kernels/tensor.ts';
 import { tensorSizeBytes } from '../math/dtype.ts';
 import { fittedTemperatures, type Adapter, type Granularity } from './adapter.ts';
-import type { LayerShape } from './cache.ts';
+import type { CacheMethod, LayerShape } from './cache.ts';
 import { allocConstants, perHead } from './constants.ts';
 import { PagedCache, type PagedMethod } from './paged.ts';
 import { pageLength } from './pages.ts';
-import type { CacheMethod } from './registry.ts';
 import { gaussianProjection } from './sketch.ts';
 import { expectSettings, wholeSetting, type CacheSpec } from './spec.ts';
 

@@ -2,6 +2,7 @@ import type { Adapter } from '../cache/adapter.ts';
 import type { KvCache, LayerShape } from '../cache/cache.ts';
 import type { Kernels, Tensor } from '../kernels/kernels.ts';
 import type { Tokenizer } from '../tokenizer/tokenizer.ts';
+import type { WeightLoader } from './weights.ts';
 
 /** One sequence's share of a forward pass: new token ids, and the cache that holds what came before. */
 export interface BatchItem {
@@ -30,6 +31,9 @@ export interface Network {
   /** Releases weights and scratch. */
   dispose(): void;
 }
+
+/** What the file of a family exports: it loads the weights and makes a network of them. */
+export type LoadNetwork = (weights: WeightLoader) => Promise<Network>;
 
 /** A loaded model: the network, its tokenizer, and what was fitted for it. */
 export interface Model extends Network {

@@ -1,8 +1,5 @@
 import { KvError } from '../errors/errors.ts';
-import type { Network } from './model.ts';
-import type { WeightLoader } from './weights.ts';
-
-export type LoadNetwork = (weights: WeightLoader) => Promise<Network>;
+import type { LoadNetwork } from './model.ts';
 
 export interface FamilyRow {
   readonly summary: string;
