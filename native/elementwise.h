@@ -10,7 +10,7 @@
 enum { OK = 0, NOT_FINITE = 1, OUT_OF_RANGE = 2, WORKER_DIED = 3 };
 
 /** Element types, numbered as in src/kernels/wasm.ts. */
-enum { F32 = 0, F16 = 1, BF16 = 2, Q8_0 = 3 };
+enum { F32, F16, BF16, Q8_0, Q4_0, Q4_1, Q5_0, Q5_1, Q4_K, Q5_K, Q6_K };
 
 /**
  * e^x, relative error below 4e-7; 0 below -87, and as if x were 88.3 above it.

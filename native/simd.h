@@ -18,6 +18,7 @@ typedef uint16_t u16x8 __attribute__((vector_size(16)));
 typedef uint16_t u16x4 __attribute__((vector_size(8)));
 typedef int8_t i8x8 __attribute__((vector_size(8)));
 typedef uint8_t u8x8 __attribute__((vector_size(8)));
+typedef uint8_t u8x16 __attribute__((vector_size(16)));
 
 enum { LANES = 4 };
 
@@ -38,6 +39,7 @@ DEFINE_LOAD_STORE(i16x8, i16x8, int16_t)
 DEFINE_LOAD_STORE(u16x4, u16x4, uint16_t)
 DEFINE_LOAD_STORE(i8x8, i8x8, int8_t)
 DEFINE_LOAD_STORE(u8x8, u8x8, uint8_t)
+DEFINE_LOAD_STORE(u8x16, u8x16, uint8_t)
 
 INLINE f32x4 splat(float x) { return (f32x4){x, x, x, x}; }
 INLINE i32x4 splat_i32(int32_t x) { return (i32x4){x, x, x, x}; }

@@ -3,11 +3,12 @@
  * valid enough for llama.cpp to load and run, so that both engines can be held side by side.
  */
 import { KvError } from '../errors/errors.ts';
-import { encode, type WeightDType } from '../format/blocks.ts';
+import { dequantize, encode, type EncodableDType } from '../math/blocks.ts';
 import { writeFileAtomically } from '../format/file-node.ts';
 import { writeGguf, type GgufEntry, type TensorToWrite } from '../format/gguf-write.ts';
 import type { ByteSink } from '../format/source.ts';
-import { dtypeBlocks } from '../math/dtype.ts';
+import { dtypeBlocks, tensorSizeBytes, type WeightDType } from '../math/dtype.ts';
+import { f32ToF16 } from '../math/f16.ts';
 import { Random } from '../math/random.ts';
 
 export interface ForgeOptions {
@@ -21,8 +22,10 @@ export interface ForgeOptions {
   headDim: number;
   dFeedForward: number;
   vocab: number;
-  /** Type of the matrices; one whose rows are no multiple of 32 is F16 where this says Q8_0. */
-  type: 'F32' | 'F16' | 'BF16' | 'Q8_0';
+  /** Type of the matrices; one whose rows are no whole blocks of it is F16. */
+  type: keyof typeof fileTypes;
+  /** Type of the output matrix, or of the embedding where they are tied; default: `type` */
+  outputType?: keyof typeof fileTypes;
   /** true: no `output.weight`, logits come from the embedding */
   tied: boolean;
   ropeTheta?: number;
@@ -77,7 +80,20 @@ async function forgeTo(sink: ByteSink, options: ForgeOptions): Promise<void> {
   await writeGguf(sink, { metadata, tensors: modelTensors(options) });
 }
 
-const fileTypes = { F32: 0, F16: 1, Q8_0: 7, BF16: 32 };
+/** `general.file_type` of a file that is mostly of a type, from llama.cpp's `llama_ftype`. */
+const fileTypes = {
+  F32: 0,
+  F16: 1,
+  Q4_0: 2,
+  Q4_1: 3,
+  Q8_0: 7,
+  Q5_0: 8,
+  Q5_1: 9,
+  Q4_K: 15,
+  Q5_K: 17,
+  Q6_K: 18,
+  BF16: 32,
+} as const;
 
 const u32 = (value: number): GgufEntry => ({ type: 'u32', value });
 const f32 = (value: number): GgufEntry => ({ type: 'f32', value });
@@ -125,7 +141,12 @@ function modelTensors(o: ForgeOptions): TensorToWrite[] {
   const dQuery = o.nHeads * o.headDim;
   const dKv = o.nKvHeads * o.headDim;
   const logitScale = 3 / Math.sqrt(dModel);
-  const tensors = [weights.matrix('token_embd', [o.vocab, dModel], o.tied ? logitScale : 1)];
+  const output = o.outputType ?? o.type;
+  const tensors = [
+    o.tied
+      ? weights.matrix('token_embd', [o.vocab, dModel], logitScale, output)
+      : weights.matrix('token_embd', [o.vocab, dModel], 1),
+  ];
   for (let layer = 0; layer < o.nLayers; layer++) {
     const name = (part: string) => `blk.${layer}.${part}`;
     tensors.push(
@@ -154,7 +175,7 @@ function modelTensors(o: ForgeOptions): TensorToWrite[] {
     );
   }
   tensors.push(weights.norm('output_norm', dModel));
-  if (!o.tied) tensors.push(weights.matrix('output', [o.vocab, dModel], logitScale));
+  if (!o.tied) tensors.push(weights.matrix('output', [o.vocab, dModel], logitScale, output));
   if (o.ropeScaling) tensors.push(vector('rope_freqs', ropeFactors(o, o.ropeScaling)));
   return tensors;
 }
@@ -184,7 +205,7 @@ function ropeFactors(
 }
 
 /** A Q8_0 block whatever the type, so that a seed means the same weights in each. */
-const pieceElements = dtypeBlocks.q8_0.elements;
+const pieceOfPlainTypes = dtypeBlocks.q8_0.elements;
 const chunkElements = 1 << 20;
 
 /**
@@ -221,14 +242,16 @@ class WeightPool {
     name: string,
     shape: [number, number],
     deviation = 1 / Math.sqrt(shape[1]),
+    wanted = this.type,
   ): TensorToWrite {
     const [rows, columns] = shape;
-    const type = this.type === 'Q8_0' && columns % 32 !== 0 ? 'F16' : this.type;
-    const dtype = type.toLowerCase() as WeightDType;
+    const isWhole = columns % dtypeBlocks[dtypeOf(wanted)].elements === 0;
+    const type = isWhole ? wanted : 'F16';
+    const dtype = dtypeOf(type);
     const { random } = this;
     const pool = () => this.encodedPool(dtype, deviation);
-    const bytesOf = (elements: number) =>
-      (elements / dtypeBlocks[dtype].elements) * dtypeBlocks[dtype].bytes;
+    const pieceElements = Math.max(pieceOfPlainTypes, dtypeBlocks[dtype].elements);
+    const bytesOf = (elements: number) => tensorSizeBytes(dtype, [elements]);
     return {
       name: `${name}.weight`,
       type,
@@ -254,14 +277,69 @@ class WeightPool {
     const key = `${dtype} ${deviation}`;
     let pool = this.pools.get(key);
     if (!pool) {
-      pool = encode(
-        dtype,
-        this.normals.map((x) => x * deviation),
-      );
+      pool = isEncodable(dtype)
+        ? encode(
+            dtype,
+            this.normals.map((x) => x * deviation),
+          )
+        : randomBlocks(this.random, dtype, this.normals.length, deviation);
       this.pools.set(key, pool);
     }
     return pool;
   }
+}
+
+const dtypeOf = (type: ForgeOptions['type']) => type.toLowerCase() as WeightDType;
+
+function isEncodable(dtype: WeightDType): dtype is EncodableDType {
+  return ['f32', 'f16', 'bf16', 'q8_0', 'q4_0'].includes(dtype);
+}
+
+/** f16 fields of a block: where, and how large beside the scale, so that values centre on zero. */
+const halfFields: Partial<Record<WeightDType, readonly { at: number; factor: number }[]>> = {
+  q4_1: [
+    { at: 0, factor: 1 },
+    { at: 2, factor: -7.5 },
+  ],
+  q5_0: [{ at: 0, factor: 1 }],
+  q5_1: [
+    { at: 0, factor: 1 },
+    { at: 2, factor: -15.5 },
+  ],
+  q4_k: [
+    { at: 0, factor: 1 },
+    { at: 2, factor: 7.5 },
+  ],
+  q5_k: [
+    { at: 0, factor: 1 },
+    { at: 2, factor: 15.5 },
+  ],
+  q6_k: [{ at: 208, factor: 1 }],
+};
+
+/** Blocks of random codes and packed scales whose values have about this deviation. */
+function randomBlocks(
+  random: Random,
+  dtype: WeightDType,
+  count: number,
+  deviation: number,
+): Uint8Array {
+  const { elements, bytes: blockBytes } = dtypeBlocks[dtype];
+  const bytes = new Uint8Array((count / elements) * blockBytes);
+  const words = new Uint32Array(bytes.buffer, 0, bytes.length >> 2);
+  for (let i = 0; i < words.length; i++) words[i] = random.uint32();
+  const view = new DataView(bytes.buffer);
+  const setScales = (scale: number) => {
+    for (let at = 0; at < bytes.length; at += blockBytes) {
+      for (const field of halfFields[dtype] ?? []) {
+        view.setUint16(at + field.at, f32ToF16(scale * field.factor), true);
+      }
+    }
+  };
+  setScales(1);
+  const values = dequantize(dtype, bytes, count);
+  setScales(deviation / Math.sqrt(values.reduce((sum, v) => sum + v * v, 0) / count));
+  return bytes;
 }
 
 /** GGUF token types, from llama.cpp's `llama_token_type`. */

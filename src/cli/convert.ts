@@ -15,7 +15,7 @@ export function define(command: Command): void {
     .requiredOption('--out <file>', 'where the new model goes')
     .addOption(
       new Option('--type <type>', 'type of the weight matrices')
-        .choices(['q8_0', 'f16', 'f32'])
+        .choices(['q8_0', 'q4_0', 'f16', 'f32'])
         .default('q8_0'),
     )
     .option('--json', 'print one JSON document on standard output')

@@ -1,16 +1,16 @@
 import { ensure } from '../errors/errors.ts';
 import { dtypeBlocks, elementCount } from '../math/dtype.ts';
-import { dequantize, encode } from './blocks.ts';
+import { dequantize, encode } from '../math/blocks.ts';
 import type { Gguf, GgufTensor } from './gguf.ts';
 import { getNumber, getString, usable } from './gguf-access.ts';
 import { metadataEntries, writeGguf } from './gguf-write.ts';
 import { ropeStyleKey } from './hf-config.ts';
 import type { ByteSink, ByteSource } from './source.ts';
 
-export type ConvertType = 'q8_0' | 'f16' | 'f32';
+export type ConvertType = 'q8_0' | 'q4_0' | 'f16' | 'f32';
 
 /** `general.file_type` values, from llama.cpp's `llama_ftype`. */
-const fileTypes: Readonly<Record<ConvertType, number>> = { f32: 0, f16: 1, q8_0: 7 };
+const fileTypes: Readonly<Record<ConvertType, number>> = { f32: 0, f16: 1, q4_0: 2, q8_0: 7 };
 
 /** About how many elements are in memory at a time, once as f32 and once in each file's type. */
 const chunkElements = 1 << 20;
@@ -36,7 +36,8 @@ export async function convertGguf(
   metadata.delete(ropeStyleKey);
   metadata.set('general.file_type', { type: 'u32', value: fileTypes[type] });
   // The specification requires it of quantized files; 2 is GGML's GGML_QNT_VERSION.
-  if (type === 'q8_0') metadata.set('general.quantization_version', { type: 'u32', value: 2 });
+  if (type === 'q8_0' || type === 'q4_0')
+    metadata.set('general.quantization_version', { type: 'u32', value: 2 });
 
   const all = [...gguf.tensors.values()];
   const total = all.reduce((sum, tensor) => sum + elementCount(tensor.shape), 0);

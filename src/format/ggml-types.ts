@@ -21,17 +21,17 @@ function row(id: number, name: string, elements: number, bytes: number, dtype?: 
 export const ggmlTypes: readonly GgmlType[] = [
   row(0, 'F32', 1, 4, 'f32'),
   row(1, 'F16', 1, 2, 'f16'),
-  row(2, 'Q4_0', 32, 18),
-  row(3, 'Q4_1', 32, 20),
-  row(6, 'Q5_0', 32, 22),
-  row(7, 'Q5_1', 32, 24),
+  row(2, 'Q4_0', 32, 18, 'q4_0'),
+  row(3, 'Q4_1', 32, 20, 'q4_1'),
+  row(6, 'Q5_0', 32, 22, 'q5_0'),
+  row(7, 'Q5_1', 32, 24, 'q5_1'),
   row(8, 'Q8_0', 32, 34, 'q8_0'),
   row(9, 'Q8_1', 32, 36),
   row(10, 'Q2_K', 256, 84),
   row(11, 'Q3_K', 256, 110),
-  row(12, 'Q4_K', 256, 144),
-  row(13, 'Q5_K', 256, 176),
-  row(14, 'Q6_K', 256, 210),
+  row(12, 'Q4_K', 256, 144, 'q4_k'),
+  row(13, 'Q5_K', 256, 176, 'q5_k'),
+  row(14, 'Q6_K', 256, 210, 'q6_k'),
   row(15, 'Q8_K', 256, 292),
   row(16, 'IQ2_XXS', 256, 66),
   row(17, 'IQ2_XS', 256, 74),
@@ -68,4 +68,7 @@ export function ggmlTypeByName(name: string): GgmlType | undefined {
 }
 
 /** The types that the engine computes with, for messages. */
-export const supportedTypeNames = 'F32 F16 BF16 Q8_0';
+export const supportedTypeNames = ggmlTypes
+  .filter(({ dtype }) => dtype)
+  .map(({ name }) => name)
+  .join(' ');

@@ -131,7 +131,7 @@ describe('a small file', () => {
     expect(() => requireTensor(gguf, 'q')).toThrow(
       new KvError(
         'unsupported',
-        'gguf: tensor "q" is IQ2_XS; supported: F32 F16 BF16 Q8_0. Re-quantize to Q8_0.',
+        'gguf: tensor "q" is IQ2_XS; supported: F32 F16 Q4_0 Q4_1 Q5_0 Q5_1 Q8_0 Q4_K Q5_K Q6_K BF16. Re-quantize to Q8_0.',
       ),
     );
   });

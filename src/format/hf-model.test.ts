@@ -3,7 +3,7 @@ import { describe, expect, test } from 'vitest';
 import { forgeBytes, type ForgeOptions } from '../bench/forge-node.ts';
 import { hfJson, hfTensors, safetensorsBytes, type SafetensorsPart } from '../../test/hf-twin.ts';
 import { KvError } from '../errors/errors.ts';
-import { dequantize, encode } from './blocks.ts';
+import { dequantize, encode } from '../math/blocks.ts';
 import { getNumber, getString, requireTensor } from './gguf-access.ts';
 import { readGguf, readTensorInto, type Gguf } from './gguf.ts';
 import { readHfConfig } from './hf-config.ts';

@@ -1,6 +1,6 @@
 /** A Hugging Face model, made to look like a GGUF file, so that everything downstream is the same. */
 import { KvError, ensure } from '../errors/errors.ts';
-import { dequantize, encode, type WeightDType } from './blocks.ts';
+import { dequantize, encode, type EncodableDType } from '../math/blocks.ts';
 import type { Gguf, GgufTensor } from './gguf.ts';
 import { ggufModelMetadata, readHfConfig, type HfConfig } from './hf-config.ts';
 import { asObject, optionalObject } from './hf-json.ts';
@@ -31,7 +31,7 @@ export interface HfModel {
   readonly tokenizerConfig: unknown;
 }
 
-const dtypes: ReadonlyMap<string, WeightDType> = new Map([
+const dtypes: ReadonlyMap<string, EncodableDType> = new Map([
   ['F32', 'f32'],
   ['F16', 'f16'],
   ['BF16', 'bf16'],

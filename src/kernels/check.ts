@@ -2,7 +2,7 @@
 import { ensure, KvError } from '../errors/errors.ts';
 import type { AttendShape, HostArray, LinearPart, Segment, Tensor } from './kernels.ts';
 import { expectTensor } from './tensor.ts';
-import { tensorSizeBytes } from '../math/dtype.ts';
+import { tensorSizeBytes, weightDTypes } from '../math/dtype.ts';
 
 export const maxSketchHeadDim = 512;
 
@@ -22,7 +22,7 @@ export const check = {
   },
 
   embed(table: Tensor, ids: Int32Array, out: Tensor): void {
-    expectTensor('embed', 'table', table, ['f32', 'f16', 'bf16', 'q8_0'], [-1, -1]);
+    expectTensor('embed', 'table', table, weightDTypes, [-1, -1]);
     expectTensor('embed', 'out', out, 'f32', [ids.length, table.shape[1]]);
     const bad = ids.find((id) => id < 0 || id >= table.shape[0]);
     ensure(
@@ -41,7 +41,7 @@ export const check = {
   linear(x: Tensor, parts: readonly LinearPart[]): void {
     expectTensor('linear', 'x', x, 'f32', [-1, -1]);
     for (const { weight, out } of parts) {
-      expectTensor('linear', 'weight', weight, ['f32', 'f16', 'bf16', 'q8_0'], [-1, x.shape[1]]);
+      expectTensor('linear', 'weight', weight, weightDTypes, [-1, x.shape[1]]);
       expectTensor('linear', 'out', out, 'f32', [x.shape[0], weight.shape[0]]);
     }
   },

@@ -1,7 +1,13 @@
 /** The suite that every backend passes: each kernel against `reference.ts`, and what it refuses. */
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
 import { f16ToF32, f32ToBf16, f32ToF16 } from '../math/f16.ts';
-import { elementCount, tensorSizeBytes, type DType } from '../math/dtype.ts';
+import {
+  dtypeBlocks,
+  elementCount,
+  tensorSizeBytes,
+  weightDTypes,
+  type DType,
+} from '../math/dtype.ts';
 import { Random } from '../math/random.ts';
 import type {
   AttendShape,
@@ -97,18 +103,33 @@ function words(random: Random, count: number): Uint32Array {
   return Uint32Array.from({ length: count }, () => random.uint32());
 }
 
-/** Weights of any type, every q8_0 code from -128 on included. */
+/** Where the f16 scales and minima of a block are, in bytes. */
+const halfFields: Partial<Record<DType, readonly number[]>> = {
+  q8_0: [0],
+  q4_0: [0],
+  q4_1: [0, 2],
+  q5_0: [0],
+  q5_1: [0, 2],
+  q4_k: [0, 2],
+  q5_k: [0, 2],
+  q6_k: [208],
+};
+const hasMinima = (dtype: DType) => halfFields[dtype]?.length === 2;
+
+/** Weights of any type, every code of the block formats included. */
 export function weights(random: Random, dtype: DType, shape: readonly number[]): HostArray {
   const count = elementCount(shape);
   if (dtype === 'f32') return normals(random, count);
   if (dtype === 'f16') return Uint16Array.from(normals(random, count), f32ToF16);
   if (dtype === 'bf16') return Uint16Array.from(normals(random, count), f32ToBf16);
   const blocks = bytes(random, tensorSizeBytes(dtype, shape));
-  for (let at = 0; at < blocks.length; at += 34) {
+  for (let at = 0; at < blocks.length; at += dtypeBlocks[dtype].bytes) {
     // Scales of 1e-7 to 1e-2: subnormal halves among them.
-    const scale = f32ToF16((random.uniform() < 0.5 ? -1 : 1) * 10 ** (-7 + 5 * random.uniform()));
-    blocks[at] = scale & 255;
-    blocks[at + 1] = scale >> 8;
+    for (const field of halfFields[dtype] ?? []) {
+      const scale = f32ToF16((random.uniform() < 0.5 ? -1 : 1) * 10 ** (-7 + 5 * random.uniform()));
+      blocks[at + field] = scale & 255;
+      blocks[at + field + 1] = scale >> 8;
+    }
   }
   return blocks;
 }
@@ -367,13 +388,21 @@ export function describeKernels(name: string, make: () => Promise<Kernels>): voi
       });
     });
 
-    it.each(['f32', 'f16', 'bf16', 'q8_0'] as const)('embed: %s rows, exactly', async (dtype) => {
-      const table = weights(new Random(1), dtype, [50, 96]);
-      await expectSame((w) => {
-        const out = w.zeros('f32', [4, 96]);
-        w.kernels.embed(w.put(dtype, [50, 96], table), Int32Array.of(0, 49, 7, 7), out);
+    it.each(weightDTypes)('embed: %s rows', async (dtype) => {
+      const columns = Math.max(96, dtypeBlocks[dtype].elements);
+      const table = weights(new Random(1), dtype, [50, columns]);
+      const [{ actual, expected }] = await onBoth((w) => {
+        const out = w.zeros('f32', [4, columns]);
+        w.kernels.embed(w.put(dtype, [50, columns], table), Int32Array.of(0, 49, 7, 7), out);
         return [out];
       });
+      if (dtypeBlocks[dtype].elements < 256 && !hasMinima(dtype)) {
+        expect(actual).toEqual(expected);
+      } else {
+        // d * scale * code - dMin * minimum, each step rounded to f32
+        const bound = maxMagnitude(expected as Float32Array) * 4 * epsilon;
+        expectClose(actual, expected, () => bound);
+      }
     });
 
     it.each(counts)('rmsNorm: %i rows, from 1e-30 to 1e30', async (n) => {
@@ -392,10 +421,10 @@ export function describeKernels(name: string, make: () => Promise<Kernels>): voi
       expectClose(actual, expected, (i) => Math.abs(expected[i]) * elementwiseBound);
     });
 
-    describe.each(['f32', 'f16', 'bf16', 'q8_0'] as const)('linear: %s', (dtype) => {
+    describe.each(weightDTypes)('linear: %s', (dtype) => {
       it.each(counts)('several parts, %i positions', async (n) => {
         const random = new Random(3);
-        const columns = dtype === 'q8_0' ? 1056 : 1043;
+        const columns = { 1: 1043, 32: 1056, 256: 1280 }[dtypeBlocks[dtype].elements];
         const x = hostileRows(random, n, columns, 1e15);
         const sizes = [1, 37, 130];
         const parts = sizes.map((r) => weights(random, dtype, [r, columns]));
@@ -424,8 +453,10 @@ export function describeKernels(name: string, make: () => Promise<Kernels>): voi
           });
         });
         (await onBoth(run)).forEach(({ actual, expected }, part) => {
+          // The parts of scale * code + minimum may be larger than their sum.
+          const parts = hasMinima(dtype) ? 4 : 1.1;
           // 1e-37: products that small are subnormal, or zero where the hardware says so.
-          const bound = (i: number) => sizesOfSums[part][i] * sumBound(columns) * 1.1 + 1e-37;
+          const bound = (i: number) => sizesOfSums[part][i] * sumBound(columns) * parts + 1e-37;
           expectClose(actual, expected, bound);
         });
       });

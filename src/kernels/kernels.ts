@@ -31,13 +31,13 @@ export interface Tensor {
   readonly offset: number;
 }
 
-/** What a host view of a tensor is: f16, bf16 and q8_0 are seen as raw bits or bytes. */
+/** What a host view of a tensor is: f16 and bf16 are seen as raw bits, block formats as bytes. */
 export type HostArray =
   Float32Array | Uint16Array | Int32Array | Uint32Array | Int8Array | Uint8Array;
 
 /** One output of `linear`. */
 export interface LinearPart {
-  /** [rows, columns], f32, f16, bf16 or q8_0 */
+  /** [rows, columns], any type of weights */
   readonly weight: Tensor;
   /** f32 [n, rows], overwritten */
   readonly out: Tensor;
@@ -137,9 +137,11 @@ export interface Kernels {
   /**
    * part.out = x part.weight^T for every part; one call shares the preparation of x.
    * x is brought to the precision of the weights, as llama.cpp does it. For f16 weights it is rounded
-   * to 11 significant bits. For q8_0 weights it is quantized: blocks of 32, codes = x * (127 /
+   * to 11 significant bits. For the block formats it is quantized: blocks of 32, codes = x * (127 /
    * max|x|) rounded half to even (zero where that factor is not finite), scale = max|x| / 127 rounded
-   * to 11 significant bits. The block products are exact integers, summed in f32.
+   * to 11 significant bits; for the K types blocks of 256, codes = min(127, x * (-127 / extreme)), where
+   * extreme is the value of largest magnitude, scale = extreme / -127. Products of codes are exact
+   * integers, summed in f32.
    * @param x f32 [n, columns]
    */
   linear(x: Tensor, parts: readonly LinearPart[]): void;

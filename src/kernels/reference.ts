@@ -1,6 +1,7 @@
 import { ensure, KvError } from '../errors/errors.ts';
-import { bf16ToF32, f16ToF32, f32ToF16 } from '../math/f16.ts';
-import type { DType } from '../math/dtype.ts';
+import { f16ToF32, f32ToF16 } from '../math/f16.ts';
+import { decodeBlocks } from '../math/blocks.ts';
+import { elementCount, type DType } from '../math/dtype.ts';
 import { checkAttend, check } from './check.ts';
 import type {
   AttendShape,
@@ -321,26 +322,8 @@ export class ReferenceKernels implements Kernels {
   }
 
   private dequantize(t: Tensor): Float32Array {
-    const raw = this.view(t);
-    switch (t.dtype) {
-      case 'f32':
-        return raw as Float32Array;
-      case 'f16':
-        return Float32Array.from(raw, f16ToF32);
-      case 'bf16':
-        return Float32Array.from(raw, bf16ToF32);
-      case 'q8_0':
-        return Float32Array.from({ length: (raw.length / 34) * 32 }, (_, i) => {
-          const block = Math.floor(i / 32) * 34;
-          const scale = f16ToF32(raw[block] | (raw[block + 1] << 8));
-          return scale * ((raw[block + 2 + (i % 32)] << 24) >> 24);
-        });
-      default:
-        throw new KvError(
-          'shape',
-          `reference: ${t.dtype} is not a type of numbers to compute with.`,
-        );
-    }
+    if (t.dtype === 'f32') return this.f32(t);
+    return decodeBlocks(t.dtype, this.view(bytesOf(t)) as Uint8Array, elementCount(t.shape));
   }
 
   private f32(t: Tensor): Float32Array {
@@ -394,20 +377,38 @@ function finiteOrZero(inverse: number): number {
 
 /** The input of a linear layer in the precision that its weights get it in. */
 function asSeenBy(dtype: DType, input: Float32Array): Float32Array {
-  if (dtype === 'q8_0') return roundTripQ8(input);
-  return dtype === 'f16' ? input.map(roundTo11Bits) : input;
+  if (dtype === 'f32' || dtype === 'bf16') return input;
+  if (dtype === 'f16') return input.map(roundTo11Bits);
+  return dtype.endsWith('_k') ? roundTripQ8K(input) : roundTripQ8(input);
 }
 
 /** x as its q8 codes say it: blocks of 32, scale = max|x| / 127 in 11 bits. */
 function roundTripQ8(x: Float32Array): Float32Array {
-  const out = new Float32Array(x.length);
-  for (let start = 0; start < x.length; start += 32) {
-    const block = x.subarray(start, start + 32);
+  return byBlocks(x, 32, (block) => {
     const max = block.reduce((m, v) => Math.max(m, Math.abs(v)), 0);
     const scale = roundTo11Bits(Math.fround(max / 127));
     const inverse = finiteOrZero(Math.fround(127 / max));
-    block.forEach((v, i) => (out[start + i] = scale * roundHalfEven(Math.fround(v * inverse))));
-  }
+    return block.map((v) => scale * roundHalfEven(Math.fround(v * inverse)));
+  });
+}
+
+/** x as its codes for K types say it: blocks of 256, the value of largest magnitude is -127. */
+function roundTripQ8K(x: Float32Array): Float32Array {
+  return byBlocks(x, 256, (block) => {
+    const extreme = block.reduce((m, v) => (Math.abs(v) > Math.abs(m) ? v : m), 0);
+    const inverse = finiteOrZero(Math.fround(-127 / extreme));
+    const scale = finiteOrZero(Math.fround(1 / inverse));
+    return block.map((v) => scale * Math.min(127, roundHalfEven(Math.fround(v * inverse))));
+  });
+}
+
+function byBlocks(
+  x: Float32Array,
+  size: number,
+  change: (block: Float32Array) => Float32Array,
+): Float32Array {
+  const out = new Float32Array(x.length);
+  for (let at = 0; at < x.length; at += size) out.set(change(x.subarray(at, at + size)), at);
   return out;
 }
 

@@ -61,7 +61,7 @@ export function hostView(t: Tensor, memory: ArrayBufferLike, base: number): Host
       return new Int8Array(memory, start, length);
     case 'u8':
       return new Uint8Array(memory, start, length);
-    case 'q8_0':
+    default:
       return new Uint8Array(memory, start, tensorSizeBytes(t.dtype, t.shape));
   }
 }

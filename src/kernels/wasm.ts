@@ -12,7 +12,7 @@ import type {
   Tensor,
 } from './kernels.ts';
 import { bytesOf, hostView } from './tensor.ts';
-import { elementCount } from '../math/dtype.ts';
+import { elementCount, weightDTypes } from '../math/dtype.ts';
 import { hasRelaxedSimd, instantiate, noSharedMemory, type NativeInstance } from './wasm-module.ts';
 
 export interface WasmOptions {
@@ -30,8 +30,11 @@ export interface WasmOptions {
 const maxDefaultThreads = 16;
 const maxThreads = 64;
 
-/** Numbered as in native/elementwise.h and native/attend.c. */
-const dtypeCodes: Readonly<Record<string, number>> = { f32: 0, f16: 1, bf16: 2, q8_0: 3 };
+/** Numbered as in native/elementwise.h. */
+const dtypeCodes: Readonly<Record<string, number>> = Object.fromEntries(
+  weightDTypes.map((dtype, i) => [dtype, i]),
+);
+/** Numbered as in native/attend.c. */
 const keyFormCodes = { f32: 0, f16: 1, sketch: 2 } as const;
 const valueFormCodes = { f32: 0, f16: 1, affine4: 2 } as const;
 const status = { notFinite: 1, outOfRange: 2, workerDied: 3 } as const;

@@ -117,8 +117,8 @@ describe('a model that cannot run is refused, and nothing stays allocated', () =
     ],
     [
       'unsupported type',
-      replace(lastTensor, { type: 'Q4_0', data: zeros((32 * 64 * 18) / 32) }),
-      { code: 'unsupported', message: /ffn_down\.weight" is Q4_0; supported: .*Re-quantize/ },
+      replace(lastTensor, { type: 'IQ4_NL', data: zeros((32 * 64 * 18) / 32) }),
+      { code: 'unsupported', message: /ffn_down\.weight" is IQ4_NL; supported: .*Re-quantize/ },
     ],
     [
       'norm weights in another type',

@@ -1,7 +1,7 @@
 import fc from 'fast-check';
 import { describe, expect, test } from 'vitest';
-import { f16ToF32, f32ToF16 } from '../math/f16.ts';
-import { Random } from '../math/random.ts';
+import { f16ToF32, f32ToF16 } from './f16.ts';
+import { Random } from './random.ts';
 import { dequantize, encode, quantizeQ8_0 } from './blocks.ts';
 
 /** One block of 32 that starts with these values. */
