@@ -3,7 +3,7 @@ import { cpus, totalmem } from 'node:os';
 import { join } from 'node:path';
 import { InvalidArgumentError, Option, type Command } from 'commander';
 import { attentionAtDepth, type AttentionRow } from '../bench/attention.ts';
-import { forgeGguf } from '../bench/forge-node.ts';
+import { forgeGguf, type ForgeOptions } from '../bench/forge-node.ts';
 import { peerMissing, type PeerOptions } from '../bench/peer-node.ts';
 import { benchSideBySide, type BenchRow } from '../bench/side-by-side-node.ts';
 import { KvError } from '../errors/errors.ts';
@@ -21,9 +21,11 @@ import {
 
 const peerKvs = ['F32', 'F16', 'Q8_0', 'Q4_0'] as const satisfies PeerOptions['kv'][];
 
+const quants = ['q8_0', 'q4_0', 'q4_k', 'q6_k', 'f16', 'f32'] as const;
+
 interface BenchFlags extends ModelFlags {
   readonly shape: ShapeName;
-  readonly quant: 'q8_0' | 'f16' | 'f32';
+  readonly quant: (typeof quants)[number];
   readonly cache?: string[];
   readonly depth: number[];
   readonly rounds: number;
@@ -40,9 +42,7 @@ export function define(command: Command): void {
         .default('smollm2-135m'),
     )
     .addOption(
-      new Option('--quant <type>', 'weights of the random model')
-        .choices(['q8_0', 'f16', 'f32'])
-        .default('q8_0'),
+      new Option('--quant <type>', 'weights of the random model').choices(quants).default('q8_0'),
     )
     .option('--cache <specs...>', 'cache methods (default: f16 h1b)', collectSpecs)
     .option('--depth <list>', 'positions in the cache, separated by commas', depths, [0, 8192])
@@ -105,7 +105,7 @@ async function randomModel({ shape, quant }: BenchFlags): Promise<string> {
   await forgeGguf(path, {
     ...sizes,
     vocab: vocabSize,
-    type: quant === 'q8_0' ? 'Q8_0' : quant === 'f16' ? 'F16' : 'F32',
+    type: quant.toUpperCase() as ForgeOptions['type'],
     tied: true,
     contextLength: 131072,
     seed: 1,
