@@ -3,7 +3,6 @@ import { fileURLToPath } from 'node:url';
 import { openFileSource } from '../format/file-node.ts';
 import { openHfFolder } from '../format/hf-folder-node.ts';
 import { urlSource } from '../format/source.ts';
-import { downloadFromHub } from './hub-node.ts';
 import { openGguf, type OpenedModel, type OpenOptions } from './open.ts';
 
 /** Opens a GGUF by path or URL, a folder as Hugging Face has them, or `hf:owner/repo[/file]`. */
@@ -16,6 +15,8 @@ export async function openModel(
   if (!text.startsWith('hf:')) {
     return openPath(text.startsWith('file:') ? fileURLToPath(text) : text);
   }
+  // Only then: the hub's client is most of what would be loaded at every start.
+  const { downloadFromHub } = await import('./hub-node.ts');
   const found = await downloadFromHub(text, onDownload && { onProgress: onDownload });
   if (found.note) onNote?.(found.note);
   return openPath(found.kind === 'gguf' ? found.paths[0] : found.folder);
