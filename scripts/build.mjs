@@ -1,5 +1,5 @@
 // Builds everything that start and test need: the WebAssembly kernels, and the bundles for Node and
-// for browsers, each with the kernels beside it.
+// for browsers, each with the kernels beside it, and the types of the library.
 import { cpSync } from 'node:fs';
 import { fileURLToPath } from 'node:url';
 import { build } from 'tsdown';
@@ -22,6 +22,8 @@ const targets = [
     deps: { alwaysBundle: /./, onlyBundle: false },
   },
 ];
+const types = { outDir: 'dist', clean: false, entry: { index: 'src/index.ts' } };
+
 await buildWasm();
 for (const target of targets) {
   await build({ ...shared, ...target });
@@ -30,3 +32,4 @@ for (const target of targets) {
     filter: (path) => !path.endsWith('.sha256'),
   });
 }
+await build({ ...shared, ...types, platform: 'node', dts: { emitDtsOnly: true } });

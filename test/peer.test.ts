@@ -28,23 +28,24 @@ if (missing) say(`skipped: test/peer.test.ts: ${missing}`);
 
 /**
  * Mean KL(llama.cpp || ours) over the positions of one model, nats. F32 differs by the order of
- * sums only (1e-12 is usual). With f16 caches llama.cpp's attention computes in f16, ours in f32;
- * with Q8_0 weights the activations' 8-bit codes then turn small differences into steps: two
- * independent noises of up to 1e-3 each, so one model may reach their sum, and the mean 1e-3.
+ * sums only (1e-12 is usual). The block formats quantize activations as llama.cpp does, so with f32
+ * caches most positions agree to 1e-12 as well; where an activation lies on a tie, codes fall on
+ * different sides, which costs some positions more.
  */
 const klBudget: Readonly<Record<string, number>> = {
   F32: 1e-9,
   F16: 2e-5,
-  Q8_0: 2e-3,
   // llama.cpp rounds what a minimum is multiplied by to f16.
   Q4_1: 2e-3,
   Q5_1: 2e-3,
 };
+const klBudgetBlocks = 1e-3;
 /**
- * Other types are compared with f32 caches. Most positions then agree to 1e-12; where an activation
- * lies on a tie, codes fall on different sides, which costs some positions more.
+ * With f16 caches llama.cpp's attention computes in f16, ours in f32, and the 8-bit codes of
+ * activations turn small differences into steps: two independent noises of up to 1e-3 each, so one
+ * model may reach their sum, and the mean of all models 1e-3.
  */
-const klBudgetOthers = 1e-3;
+const klBudgetQ8WithF16Caches = 2e-3;
 const meanKlBudgetQ8 = 1e-3;
 /** Our distance from exact arithmetic on the same Q8_0 weights, over llama.cpp's. */
 const maxNoiseRatio = 1.25;
@@ -112,16 +113,16 @@ const llama3Scaling = {
 function makeCase(
   { name, inSubset: _, ...shape }: (typeof shapes)[number] | typeof wide,
   type: ForgeOptions['type'],
-  change: Partial<ForgeOptions> & { before?: number; label?: string } = {},
+  change: Partial<ForgeOptions> & { before?: number; label?: string; kv?: Kv } = {},
 ): Case {
-  const { before = 0, label = '', ...rest } = change;
+  const { before = 0, label = '', kv = type === 'F16' ? 'F16' : 'F32', ...rest } = change;
   const options = { ...base, ...shape, type, ...rest };
   const tied = options.tied ? 'tied' : 'untied';
   return {
     name: `${type} ${name}, ${tied}${label}`,
     options,
     before,
-    kv: type === 'F16' || type === 'Q8_0' ? 'F16' : 'F32',
+    kv,
   };
 }
 
@@ -130,6 +131,7 @@ const cases: Case[] = [
   ...shapes.map((shape) => makeCase(shape, 'F32')),
   ...subset.map((shape) => makeCase(shape, 'F16')),
   ...subset.map((shape) => makeCase(shape, 'Q8_0')),
+  ...subset.map((shape) => makeCase(shape, 'Q8_0', { kv: 'F16', label: ', f16 caches' })),
   ...(['qwen2', 'qwen3'] as const).flatMap((architecture) =>
     (['F32', 'F16', 'Q8_0'] as const).map((type) =>
       // llama.cpp's qwen2 takes the heads to be as wide as the model.
@@ -188,7 +190,7 @@ describe.skipIf(missing)('next-token distributions equal those of llama.cpp', ()
     const chunked = compared(await run(path, kv.toLowerCase(), 7));
     const kls = [meanKl(theirs, ours), meanKl(theirs, chunked)];
     let note = '';
-    if (options.type === 'Q8_0') {
+    if (options.type === 'Q8_0' && kv === 'F16') {
       const exactPath = join(folder, 'exact.gguf');
       await convertToF32(path, exactPath);
       const exact = compared(await run(exactPath, 'f32'));
@@ -198,12 +200,14 @@ describe.skipIf(missing)('next-token distributions equal those of llama.cpp', ()
     }
     table.push(`${name.padEnd(64)}${kls.map((kl) => kl.toExponential(1)).join('  ')}${note}`);
     for (const kl of kls) {
-      expect(kl).toBeLessThanOrEqual(klBudget[options.type] ?? klBudgetOthers);
+      const isNoisy = options.type === 'Q8_0' && kv === 'F16';
+      const budget = isNoisy ? klBudgetQ8WithF16Caches : (klBudget[options.type] ?? klBudgetBlocks);
+      expect(kl).toBeLessThanOrEqual(budget);
     }
   });
 
   test('with Q8_0 weights we are as near to exact arithmetic as llama.cpp', () => {
-    expect(q8.length).toBe(cases.filter(({ options }) => options.type === 'Q8_0').length);
+    expect(q8.length).toBe(subset.length);
     const mean = (pick: (kl: (typeof q8)[number]) => number) =>
       q8.reduce((sum, kl) => sum + pick(kl), 0) / q8.length;
     expect(mean(({ between }) => between)).toBeLessThanOrEqual(meanKlBudgetQ8);

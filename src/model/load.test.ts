@@ -178,6 +178,18 @@ describe('a model that cannot run is refused, and nothing stays allocated', () =
   });
 });
 
+test('weights beyond what a backend holds are refused before any is read', async () => {
+  const { source, closed } = watched(whole);
+  const small = new Proxy(kernels, {
+    get: (target, name) => (name === 'maxBytes' ? 1e6 : Reflect.get(target, name, target)),
+  });
+  await expect(loadModel(source, { kernels: small })).rejects.toMatchObject({
+    code: 'memory',
+    message: expect.stringMatching(/weights take .* GB; .* holds .* GB.*q4_0/),
+  });
+  expect(closed()).toBe(true);
+});
+
 describe('adapters', () => {
   const fit = {
     bits: 64,
