@@ -1,111 +1,146 @@
 /*
- * The block formats of GGUF (GGML's ggml-common.h), each unpacked to the same thing: 8-bit codes,
- * a scale for 16 of them and a minimum for 32, value = scale * code + minimum. `dtype` is a constant
- * wherever speed matters, so that only its branch is compiled.
+ * GGML's block formats, as the kernels read them. Every block is 1 or 8 units of 32 elements, and
+ *   element = scale * unit_scale * (code - centre) + unit_min
+ * with integer codes, an integer unit_scale (1 where a block is one unit; Q6_K has one for each half
+ * of a unit) and a unit_min only in some formats. All but the last addition is exact in f32.
+ *
+ * Functions take `dtype` as a constant, so that each format compiles to code of its own. Rows are
+ * read four at a time, a lane of a vector for each.
  */
 #pragma once
 
 #include "elementwise.h"
 
-enum { MAX_BLOCK = 256, MAX_RUNS = MAX_BLOCK / 32 };
+enum { UNIT = 32 };
 
-INLINE size_t block_elements(int32_t dtype) {
-  return dtype >= Q4_K ? 256 : 32;
-}
-
-INLINE size_t block_bytes(int32_t dtype) {
-  static const uint8_t bytes[] = {[Q8_0] = 34, [Q4_0] = 18, [Q4_1] = 20, [Q5_0] = 22,
-                                  [Q5_1] = 24, [Q4_K] = 144, [Q5_K] = 176, [Q6_K] = 210};
-  return bytes[dtype];
-}
-
-INLINE int32_t has_minima(int32_t dtype) {
+INLINE int has_blocks(int32_t dtype) { return dtype >= Q8_0; }
+INLINE int has_units(int32_t dtype) { return dtype >= Q4_K; }
+INLINE int has_minima(int32_t dtype) {
   return dtype == Q4_1 || dtype == Q5_1 || dtype == Q4_K || dtype == Q5_K;
 }
 
-/** The f16 at an address, in scalar arithmetic; infinity and NaN stay what they are. */
-INLINE float half_at(const uint8_t *p) {
-  uint16_t half;
-  __builtin_memcpy(&half, p, 2);
-  uint32_t moved = (half & 0x7fffu) << 13;
-  float finite, special;
-  uint32_t bits = moved | 0x7f800000;
-  __builtin_memcpy(&finite, &moved, 4);
-  __builtin_memcpy(&special, &bits, 4);
-  float magnitude = moved >= 0x0f800000 ? special : finite * HALF_REBASE;
-  return half & 0x8000 ? -magnitude : magnitude;
+/** The code that stands for zero, in formats without minima. */
+INLINE int32_t centre_of(int32_t dtype) {
+  return dtype == Q4_0 ? 8 : dtype == Q5_0 ? 16 : dtype == Q6_K ? 32 : 0;
 }
 
-/** 16 lanes of 16 or 0: whether bit i of the two bytes is set. */
-INLINE u8x16 fifth_bits(const uint8_t *p) {
-  u8x16 bytes = {p[0], p[0], p[0], p[0], p[0], p[0], p[0], p[0],
-                 p[1], p[1], p[1], p[1], p[1], p[1], p[1], p[1]};
-  u8x16 bits = {1, 2, 4, 8, 16, 32, 64, 128, 1, 2, 4, 8, 16, 32, 64, 128};
-  return (u8x16)((bytes & bits) != 0) & 16;
+/** Elements of a block. */
+INLINE size_t block_length(int32_t dtype) { return has_units(dtype) ? 256 : UNIT; }
+
+INLINE size_t block_bytes(int32_t dtype) {
+  switch (dtype) {
+  case Q8_0: return 34;  /* f16 scale, i8 codes[32] */
+  case Q4_0: return 18;  /* f16 scale, u4 codes[32] */
+  case Q4_1: return 20;  /* f16 scale, min, u4 codes[32] */
+  case Q5_0: return 22;  /* f16 scale, fifth bits u32, u4 codes[32] */
+  case Q5_1: return 24;  /* f16 scale, min, fifth bits u32, u4 codes[32] */
+  case Q4_K: return 144; /* f16 scale, min scale, u6 scales and minima[8], u4 codes[256] */
+  case Q5_K: return 176; /* the same with 32 bytes of fifth bits before the codes */
+  default: return 210;   /* Q6_K: u4 low codes[256], u2 high[256], i8 scales[16], f16 scale */
+  }
 }
 
-/** Scale and minimum j (of 8) of a Q4_K or Q5_K block: 6 bits each, packed into 12 bytes. */
-INLINE void packed_scale(const uint8_t *p, size_t j, float *scale, float *minimum) {
-  *scale = j < 4 ? p[j] & 63 : (p[j + 4] & 15) | (p[j - 4] >> 6) << 4;
-  *minimum = j < 4 ? p[j + 4] & 63 : p[j + 4] >> 4 | (p[j] >> 6) << 4;
+/** Units that share the bytes of their codes; their place among these is a constant in loops. */
+INLINE size_t group_units(int32_t dtype) {
+  return has_units(dtype) ? dtype == Q6_K ? 4 : 2 : 1;
 }
 
-/**
- * @param codes   i8 [block_elements]
- * @param scales  every `stride`-th float, one for 16 codes
- * @param minima  every `stride`-th float, one for 32 codes; untouched without minima
- */
-INLINE void unpack_block(int32_t dtype, const uint8_t *block, size_t stride, int8_t *codes,
-                         float *scales, float *minima) {
-  uint8_t *out = (uint8_t *)codes;
+/** The 32 codes of unit k of a group of a block, as two vectors of bytes; only Q8_0's are signed. */
+INLINE void unit_codes(int32_t dtype, const uint8_t *block, size_t group, size_t k, i16x8 out[2]) {
+  i16x8 nibble = splat_byte(15);
   if (dtype == Q8_0) {
-    __builtin_memcpy(codes, block + 2, 32);
-    scales[0] = scales[stride] = half_at(block);
+    for (size_t i = 0; i < 2; i++) out[i] = load_bytes(block + 2 + 16 * i);
     return;
   }
-  if (dtype == Q4_0 || dtype == Q4_1 || dtype == Q5_0 || dtype == Q5_1) {
-    int32_t is_five = dtype == Q5_0 || dtype == Q5_1, has_minimum = has_minima(dtype);
-    const uint8_t *bits = block + (has_minimum ? 4 : 2), *nibbles = bits + (is_five ? 4 : 0);
-    u8x16 bytes = load_u8x16(nibbles), low = bytes & 15, high = bytes >> 4;
-    if (is_five) low |= fifth_bits(bits), high |= fifth_bits(bits + 2);
-    uint8_t centre = dtype == Q4_0 ? 8 : dtype == Q5_0 ? 16 : 0;
-    store_u8x16(out, low - centre);
-    store_u8x16(out + 16, high - centre);
-    scales[0] = scales[stride] = half_at(block);
-    if (has_minimum) minima[0] = half_at(block + 2);
-    return;
-  }
-  if (dtype == Q4_K || dtype == Q5_K) {
-    float d = half_at(block), d_min = half_at(block + 2);
-    const uint8_t *upper = block + 16, *nibbles = dtype == Q5_K ? block + 48 : block + 16;
-#pragma unroll
-    for (size_t run = 0; run < MAX_RUNS; run++) {
-      float scale, minimum;
-      packed_scale(block + 4, run, &scale, &minimum);
-      scales[2 * run * stride] = scales[(2 * run + 1) * stride] = d * scale;
-      minima[run * stride] = -d_min * minimum;
-#pragma unroll
-      for (size_t half = 0; half < 32; half += 16) {
-        u8x16 bytes = load_u8x16(nibbles + run / 2 * 32 + half);
-        u8x16 code = run % 2 ? bytes >> 4 : bytes & 15;
-        if (dtype == Q5_K) code |= (load_u8x16(upper + half) >> (uint8_t)run & 1) << 4;
-        store_u8x16(out + run * 32 + half, code);
-      }
+  if (!has_units(dtype)) {
+    const uint8_t *codes = block + block_bytes(dtype) - 16;
+    i16x8 v = load_bytes(codes);
+    out[0] = v & nibble;
+    out[1] = shift_right_u16(v, 4) & nibble;
+    for (size_t i = 0; i < 2; i++) {
+      if (dtype == Q5_0 || dtype == Q5_1)
+        out[i] |= spread_bits(codes - 4 + 2 * i) << (int16_t)4;
     }
     return;
   }
-  float d = half_at(block + 208); // Q6_K
-#pragma unroll
-  for (size_t run = 0; run < MAX_RUNS; run++) {
-    size_t part = run / 4, quarter = run % 4;
-#pragma unroll
-    for (size_t half = 0; half < 2; half++) {
-      u8x16 bytes = load_u8x16(block + 64 * part + 32 * (quarter & 1) + 16 * half);
-      u8x16 upper = load_u8x16(block + 128 + 32 * part + 16 * half) >> (uint8_t)(2 * quarter) & 3;
-      u8x16 code = (quarter < 2 ? bytes & 15 : bytes >> 4) | upper << 4;
-      store_u8x16(out + run * 32 + 16 * half, code - 32);
-      int8_t scale = (int8_t)block[192 + 8 * part + 2 * quarter + half];
-      scales[(2 * run + half) * stride] = d * scale;
+  for (size_t i = 0; i < 2; i++) {
+    if (dtype == Q6_K) {
+      i16x8 low = load_bytes(block + 64 * group + 32 * (k % 2) + 16 * i);
+      i16x8 high = load_bytes(block + 128 + 32 * group + 16 * i);
+      if (k >= 2) low = shift_right_u16(low, 4);
+      high = k < 2 ? high << (int16_t)(4 - 2 * k) : shift_right_u16(high, 2 * (int32_t)k - 4);
+      out[i] = (low & nibble) | (high & splat_byte(0x30));
+      continue;
+    }
+    i16x8 v = load_bytes(block + block_bytes(dtype) - 128 + 32 * group + 16 * i);
+    if (k == 1) v = shift_right_u16(v, 4);
+    out[i] = v & nibble;
+    if (dtype == Q5_K) {
+      i16x8 high = shift_right_u16(load_bytes(block + 16 + 16 * i), (int32_t)(2 * group + k));
+      out[i] |= (high & splat_byte(1)) << (int16_t)4;
+    }
+  }
+}
+
+/** What stands beside the codes of one block in each of four rows. */
+typedef struct {
+  f32x4 scale;
+  f32x4 min;       /* the only unit's; for Q4_K and Q5_K what unit minima are multiples of */
+  i32x4 scales[4]; /* unit scales, 4 bytes a word: 8 unsigned ones, or Q6_K's 16 signed ones */
+  i32x4 minima[2]; /* 8 of them, 4 bytes a word */
+} Header;
+
+INLINE Header read_header(int32_t dtype, const uint8_t *r0, const uint8_t *r1, const uint8_t *r2,
+                          const uint8_t *r3) {
+  Header h = {0};
+  if (dtype == Q6_K) {
+    h.scale = half_to_f32(gather_u16(r0 + 208, r1 + 208, r2 + 208, r3 + 208));
+    for (size_t i = 0; i < 4; i++) {
+      size_t at = 192 + 4 * i;
+      h.scales[i] = gather_i32(r0 + at, r1 + at, r2 + at, r3 + at);
+    }
+    return h;
+  }
+  h.scale = half_to_f32(gather_u16(r0, r1, r2, r3));
+  if (has_minima(dtype)) h.min = half_to_f32(gather_u16(r0 + 2, r1 + 2, r2 + 2, r3 + 2));
+  if (!has_units(dtype)) return h;
+  h.min = -h.min;
+  // Bytes 0 to 3 hold scales 0 to 3 and bytes 4 to 7 minima 0 to 3 in six bits each, and above
+  // those the upper two bits of the others, whose lower four are the nibbles of bytes 8 to 11.
+  i32x4 a = gather_i32(r0 + 4, r1 + 4, r2 + 4, r3 + 4);
+  i32x4 b = gather_i32(r0 + 8, r1 + 8, r2 + 8, r3 + 8);
+  i32x4 c = gather_i32(r0 + 12, r1 + 12, r2 + 12, r3 + 12);
+  h.scales[0] = a & 0x3f3f3f3f;
+  h.minima[0] = b & 0x3f3f3f3f;
+  h.scales[1] = (c & 0x0f0f0f0f) | ((a >> 2) & 0x30303030);
+  h.minima[1] = ((c >> 4) & 0x0f0f0f0f) | ((b >> 2) & 0x30303030);
+  return h;
+}
+
+/** The integer scale of one half of unit u, in each row. */
+INLINE i32x4 unit_scale(int32_t dtype, const Header *h, size_t u, size_t half) {
+  if (!has_units(dtype)) return splat_i32(1);
+  if (dtype != Q6_K) return (h->scales[u / 4] >> (int32_t)(u % 4 * 8)) & 0xff;
+  return (h->scales[u / 2] << (int32_t)(24 - 16 * (u % 2) - 8 * half)) >> 24;
+}
+
+/** What is added to every element of unit u, in each row. */
+INLINE f32x4 unit_min(int32_t dtype, const Header *h, size_t u) {
+  if (!has_units(dtype)) return h->min;
+  return to_f32((h->minima[u / 4] >> (int32_t)(u % 4 * 8)) & 0xff) * h->min;
+}
+
+/** One block as numbers. */
+INLINE void block_values(int32_t dtype, const uint8_t *block, float *out) {
+  Header h = read_header(dtype, block, block, block, block);
+  for (size_t u = 0; u < block_length(dtype) / UNIT; u++, out += UNIT) {
+    i16x8 vectors[2];
+    unit_codes(dtype, block, u / group_units(dtype), u % group_units(dtype), vectors);
+    int8_t codes[UNIT];
+    __builtin_memcpy(codes, vectors, UNIT);
+    for (size_t k = 0; k < UNIT; k++) {
+      out[k] = h.scale[0] * (float)unit_scale(dtype, &h, u, k / 16)[0] * (float)(codes[k] - centre_of(dtype));
+      if (has_minima(dtype)) out[k] += unit_min(dtype, &h, u)[0];
     }
   }
 }

@@ -5,15 +5,11 @@ void embed(const void *table, int32_t dtype, size_t columns, const int32_t *ids,
            float *out) {
   for (size_t i = 0; i < n; i++, out += columns) {
     size_t row = (size_t)ids[i] * columns;
-    if (dtype >= Q8_0) {
-      size_t elements = block_elements(dtype);
-      const uint8_t *block = (const uint8_t *)table + row / elements * block_bytes(dtype);
-      for (size_t c = 0; c < columns; c += elements, block += block_bytes(dtype)) {
-        int8_t codes[MAX_BLOCK];
-        float scales[2 * MAX_RUNS], minima[MAX_RUNS] = {0};
-        unpack_block(dtype, block, 1, codes, scales, minima);
-        for (size_t k = 0; k < elements; k++) out[c + k] = scales[k / 16] * codes[k] + minima[k / 32];
-      }
+    if (has_blocks(dtype)) {
+      size_t length = block_length(dtype);
+      const uint8_t *block = (const uint8_t *)table + row / length * block_bytes(dtype);
+      for (size_t c = 0; c < columns; c += length, block += block_bytes(dtype))
+        block_values(dtype, block, out + c);
       continue;
     }
     for (size_t c = 0; c < columns; c++) {

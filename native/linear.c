@@ -19,12 +19,17 @@ typedef struct {
   int32_t dtype;
 } LinearPart;
 
-/** x in 8-bit codes; a run is 32 columns of a position. */
+/**
+ * x in 8 bits, for weights in blocks of the same length. Positions stand in groups of TILE_TOKENS,
+ * side by side block by block, or alone if n = 1: group = TILE_TOKENS or 1 below.
+ */
 typedef struct {
-  int16_t *codes; /* [n / TILE_TOKENS, columns / 32, TILE_TOKENS, 32], or [columns] if n = 1 */
-  float *scales;  /* of each run */
-  float *sums;    /* of each run: scale * sum of its codes, what a minimum is multiplied by */
-} Codes;
+  size_t block;   /* elements that share a scale */
+  int16_t *codes; /* [groups, columns / block, group, block]; if n = 1 as `split_pairs` has them */
+  float *scales;  /* [groups, columns / block, group] */
+  float *sums;    /* of the elements of each unit; [groups, columns / UNIT, group] */
+  int32_t *code_sums; /* of each half of a unit, if n = 1 */
+} Input8;
 
 typedef struct {
   const float *x; /* f32 [n, columns] */
@@ -33,38 +38,32 @@ typedef struct {
   const LinearPart *parts;
   int32_t n_parts;
   int32_t rows_per_task;
-  Codes by_32, by_256; /* for blocks of 32, and of 256 columns that share a scale */
-  uint8_t *packed;     /* [threads, packed_bytes] */
+  Input8 units;  /* for formats with blocks of 32 */
+  Input8 supers; /* for formats with blocks of 256 */
+  uint8_t *packed;  /* [threads, packed_bytes] */
 } Linear;
 
 static size_t padded_tokens(size_t n) {
   return n == 1 ? 1 : (n + TILE_TOKENS - 1) / TILE_TOKENS * TILE_TOKENS;
 }
 
-static size_t round_to_64(size_t bytes) { return (bytes + 63) / 64 * 64; }
-
-static size_t codes_bytes(size_t n, size_t columns) {
-  return round_to_64(padded_tokens(n) *
-                     (columns * sizeof(int16_t) + columns / 32 * 2 * sizeof(float)));
-}
-
-static Codes codes_at(uint8_t *memory, size_t n, size_t columns) {
-  Codes c = {.scales = (float *)memory};
-  c.sums = c.scales + padded_tokens(n) * (columns / 32);
-  c.codes = (int16_t *)(c.sums + padded_tokens(n) * (columns / 32));
-  return c;
+/** One Input8: codes, and for each unit at most one scale, one sum and two sums of codes. */
+static size_t quantized_bytes(size_t n, size_t columns) {
+  size_t bytes = padded_tokens(n) * (columns * sizeof(int16_t) + columns / UNIT * 4 * sizeof(float));
+  return (bytes + 63) / 64 * 64;
 }
 
 /** A thread's packed rows, their scales and minima. */
 static size_t packed_bytes(size_t n, size_t columns) {
   if (n == 1) return 0;
-  return round_to_64(PACKED * (columns * sizeof(int16_t) + columns / 32 * 3 * sizeof(float)));
+  size_t bytes = PACKED * (columns * sizeof(int16_t) + columns / UNIT * 2 * sizeof(float));
+  return (bytes + 63) / 64 * 64;
 }
 
 /** Bytes that `linear` needs beside its operands. */
 EXPORT(linear_scratch_bytes)
 size_t linear_scratch_bytes(size_t n, size_t columns, size_t threads) {
-  return 2 * codes_bytes(n, columns) + threads * packed_bytes(n, columns) +
+  return 2 * quantized_bytes(n, columns) + threads * packed_bytes(n, columns) +
          n * columns * sizeof(float);
 }
 
@@ -74,74 +73,122 @@ static void round_input(const float *x, size_t count, float *out) {
   for (; c < count; c++) out[c] = round_to_11_bits(splat(x[c]))[0];
 }
 
-/** Where run `b` of position i lies among the codes. */
-INLINE size_t run_at(const Linear *l, size_t i, size_t b) {
-  size_t group = l->n == 1 ? 1 : TILE_TOKENS;
-  return (i / group * (l->columns / 32) + b) * group + i % group;
-}
+static float round_scale(float x) { return round_to_11_bits(splat(x))[0]; }
 
-/** Codes of one run. @param inverse what x is multiplied by before it is rounded */
-INLINE void quantize_run(const float *x, float inverse, float scale, size_t at, Codes *out) {
-  i32x4 sum = splat_i32(0);
-  for (size_t c = 0; c < 32; c += 8) {
+/** codes = x * inverse to nearest, and their sums in halves of units. */
+static void quantize(const float *x, size_t count, float inverse, int16_t *codes, int32_t *sums) {
+  for (size_t c = 0; c < count; c += 8) {
     i32x4 low = to_nearest_i32(load_f32x4(x + c) * splat(inverse));
     i32x4 high = to_nearest_i32(load_f32x4(x + c + 4) * splat(inverse));
-    low = select_i32(low > 127, splat_i32(127), low);
-    high = select_i32(high > 127, splat_i32(127), high);
-    store_i16x8(out->codes + at * 32 + c, narrow_i32(low, high));
-    sum += low + high;
+    store_i16x8(codes + c, narrow_i32(low, high));
+    i32x4 sum = low + high;
+    sums[c / 16] = (c % 16 ? sums[c / 16] : 0) + sum[0] + sum[1] + sum[2] + sum[3];
   }
-  out->scales[at] = scale;
-  out->sums[at] = scale * (float)((sum[0] + sum[1]) + (sum[2] + sum[3]));
 }
 
-/** The value of largest magnitude, with its sign; the first of equals. */
-static float extreme_of(const float *x, size_t count) {
+/** Of each half of a unit first the codes in even places, then the others: weights split so. */
+static void split_pairs(int16_t *codes, size_t count) {
+  for (size_t c = 0; c < count; c += 16) {
+    i16x8 a = load_i16x8(codes + c), b = load_i16x8(codes + c + 8);
+    store_i16x8(codes + c, even_lanes(a, b));
+    store_i16x8(codes + c + 8, odd_lanes(a, b));
+  }
+}
+
+/** The first element of the largest magnitude, with its sign. */
+static float extreme(const float *x, size_t count) {
   float largest = max_magnitude(x, count);
-  for (size_t c = 0; c < count; c++)
-    if (__builtin_fabsf(x[c]) == largest) return x[c];
-  return 0;
+  while (__builtin_fabsf(*x) != largest) x++;
+  return *x;
 }
 
-/** x in codes, four positions side by side. Positions that pad the last group count as zero. */
-static void quantize_input(const Linear *l, size_t block, Codes *out) {
+/**
+ * One block as GGML's Q8_1 has it (Q8_0 is that without the sum), or its Q8_K. Codes are at most
+ * 127: the extreme becomes exactly that.
+ */
+static void quantize_block(const float *x, size_t block, size_t group, int16_t *codes, float *scale,
+                           float *sums, int32_t *code_sums) {
+  if (block == UNIT) {
+    float largest = max_magnitude(x, UNIT);
+    quantize(x, UNIT, finite_or_zero(127 / largest), codes, code_sums);
+    *scale = round_scale(largest / 127);
+    *sums = round_scale((float)(code_sums[0] + code_sums[1]) * (largest / 127));
+    return;
+  }
+  float inverse = finite_or_zero(-127 / extreme(x, block));
+  quantize(x, block, inverse, codes, code_sums);
+  *scale = inverse == 0 ? 0 : 1 / inverse;
+  for (size_t u = 0; u < block / UNIT; u++)
+    sums[u * group] = *scale * (float)(code_sums[2 * u] + code_sums[2 * u + 1]);
+}
+
+/** Positions that pad the last group are zero. */
+static void quantize_input(const Linear *l, Input8 *q) {
+  size_t blocks = l->columns / q->block, units = q->block / UNIT;
+  size_t group = l->n == 1 ? 1 : TILE_TOKENS;
   for (size_t i = 0; i < padded_tokens(l->n); i++) {
-    for (size_t from = 0; from < l->columns; from += block) {
-      if (i >= l->n) {
-        for (size_t c = 0; c < block; c += 32) {
-          size_t at = run_at(l, i, (from + c) / 32);
-          out->scales[at] = out->sums[at] = 0;
-          __builtin_memset(out->codes + at * 32, 0, 64);
-        }
+    for (size_t b = 0; b < blocks; b++) {
+      size_t first = (i / group * blocks + b) * group, at = first + i % group;
+      int16_t *codes = q->codes + at * q->block;
+      float *sums = q->sums + first * units + i % group;
+      if (i < l->n) {
+        const float *x = l->x + i * l->columns + b * q->block;
+        int32_t *code_sums = q->code_sums + 2 * at * units;
+        quantize_block(x, q->block, group, codes, q->scales + at, sums, code_sums);
+        if (l->n == 1) split_pairs(codes, q->block);
         continue;
       }
-      const float *x = l->x + i * l->columns + from;
-      float inverse, scale;
-      if (block == 32) {
-        float largest = max_magnitude(x, 32);
-        inverse = finite_or_zero(127 / largest);
-        scale = round_to_11_bits(splat(largest / 127))[0];
-      } else {
-        inverse = finite_or_zero(-127 / extreme_of(x, block));
-        scale = finite_or_zero(1 / inverse);
-      }
-      for (size_t c = 0; c < block; c += 32)
-        quantize_run(x + c, inverse, scale, run_at(l, i, (from + c) / 32), out);
+      __builtin_memset(codes, 0, q->block * sizeof *codes);
+      q->scales[at] = 0;
+      for (size_t u = 0; u < units; u++) sums[u * group] = 0;
     }
   }
 }
 
-INLINE const Codes *codes_for(const Linear *l, int32_t dtype) {
-  return block_elements(dtype) == 32 ? &l->by_32 : &l->by_256;
+INLINE const Input8 *quantized_for(const Linear *l, int32_t dtype) {
+  return has_units(dtype) ? &l->supers : &l->units;
 }
 
-/** The integer products of a block of a row with the codes of one position, in four sums. */
-INLINE i32x4 dot_block(const int8_t *weight, const int16_t *codes) {
-  i32x4 a = dot_i16(widen_i8(weight), load_i16x8(codes));
-  i32x4 b = dot_i16(widen_i8(weight + 8), load_i16x8(codes + 8));
-  i32x4 c = dot_i16(widen_i8(weight + 16), load_i16x8(codes + 16));
-  i32x4 d = dot_i16(widen_i8(weight + 24), load_i16x8(codes + 24));
-  return (a + b) + (c + d);
+/** The integer products of half a unit's codes with codes of x, in four sums. */
+INLINE i32x4 dot_half(int32_t dtype, i16x8 weights, const int16_t *x) {
+  i16x8 even = dtype == Q8_0 ? first_bytes(weights) : weights & splat_i16(255);
+  i16x8 odd = dtype == Q8_0 ? weights >> (int16_t)8 : shift_right_u16(weights, 8);
+  return dot_i16(even, load_i16x8(x)) + dot_i16(odd, load_i16x8(x + 8));
+}
+
+/**
+ * The integer products of a group of units of each of four rows with codes of x, added up.
+ * @param sums   of the halves of x
+ * @param scales of the two halves of each unit in each row; only Q6_K's differ
+ */
+INLINE i32x4 dot_group(int32_t dtype, const uint8_t *const row[4], size_t group, const int16_t *x,
+                       const int32_t *sums, const i32x4 (*scales)[2]) {
+  i32x4 low[4][4], high[4][4];
+#pragma unroll
+  for (int32_t r = 0; r < 4; r++) {
+#pragma unroll
+    for (size_t k = 0; k < group_units(dtype); k++) {
+      i16x8 codes[2];
+      unit_codes(dtype, row[r], group, k, codes);
+      low[k][r] = dot_half(dtype, codes[0], x + UNIT * k);
+      high[k][r] = dot_half(dtype, codes[1], x + UNIT * k + 16);
+      if (dtype != Q6_K) low[k][r] += high[k][r];
+    }
+  }
+  int32_t centre = centre_of(dtype);
+  i32x4 total = splat_i32(0);
+#pragma unroll
+  for (size_t k = 0; k < group_units(dtype); k++, sums += 2) {
+    i32x4 first = sum_each_i32(low[k][0], low[k][1], low[k][2], low[k][3]);
+    if (dtype == Q6_K) {
+      i32x4 second = sum_each_i32(high[k][0], high[k][1], high[k][2], high[k][3]);
+      total += (first - centre * sums[0]) * scales[k][0] + (second - centre * sums[1]) * scales[k][1];
+      continue;
+    }
+    if (centre) first -= centre * (sums[0] + sums[1]);
+    total += has_units(dtype) ? first * scales[k][0] : first;
+  }
+  return total;
 }
 
 /**
@@ -150,177 +197,150 @@ INLINE i32x4 dot_block(const int8_t *weight, const int16_t *codes) {
  * Rows read side by side look like no stream to the hardware's prefetcher, which halves the speed
  * of memory or worse. So the loop also touches the next tile's cache lines, in order.
  */
-static void q8_rows(const Linear *l, const LinearPart *part, int32_t first, int32_t count) {
-  size_t blocks = l->columns / 32;
-  const uint8_t *row[TILE_ROWS];
-  for (int32_t r = 0; r < TILE_ROWS; r++) {
-    int32_t at = first + (r < count ? r : count - 1);
-    row[r] = (const uint8_t *)part->weight + (size_t)at * blocks * 34;
-  }
-  const uint8_t *r0 = row[0], *r1 = row[1], *r2 = row[2], *r3 = row[3];
-  const int16_t *codes = l->by_32.codes;
-  size_t tile_bytes = TILE_ROWS * blocks * 34;
-  const volatile uint8_t *next = row[0] + (first + 2 * TILE_ROWS <= part->rows ? tile_bytes : 0);
-  f32x4 sums = splat(0);
-  for (size_t b = 0; b < blocks; b++, codes += 32, r0 += 34, r1 += 34, r2 += 34, r3 += 34) {
-    i32x4 exact = sum_each_i32(
-        dot_block((const int8_t *)r0 + 2, codes), dot_block((const int8_t *)r1 + 2, codes),
-        dot_block((const int8_t *)r2 + 2, codes), dot_block((const int8_t *)r3 + 2, codes));
-    f32x4 scale = half_to_f32(gather_u16(r0, r1, r2, r3)) * splat(l->by_32.scales[b]);
-    sums = madd(to_f32(exact), scale, sums);
-    (void)next[b * TILE_ROWS * 34];
-    (void)next[b * TILE_ROWS * 34 + 64];
-  }
-  for (int32_t r = 0; r < count; r++) part->out[first + r] = sums[r];
-}
-
-/**
- * TILE_ROWS rows of any block format for one position: a block of each row is unpacked, then
- * multiplied run by run; lane = row. Rows beyond the last repeat it and are not stored.
- */
-INLINE void block_rows(const Linear *l, const LinearPart *part, int32_t first, int32_t count,
-                       int32_t dtype) {
-  const Codes *x = codes_for(l, dtype);
-  size_t elements = block_elements(dtype), bytes = block_bytes(dtype), runs = elements / 32;
-  size_t blocks = l->columns / elements;
+INLINE void tile_rows(const Linear *l, const LinearPart *part, int32_t first, int32_t count,
+                      int32_t dtype) {
+  const Input8 *q = quantized_for(l, dtype);
+  size_t bytes = block_bytes(dtype), length = block_length(dtype), blocks = l->columns / length;
+  size_t groups = length / UNIT / group_units(dtype);
   const uint8_t *row[TILE_ROWS];
   for (int32_t r = 0; r < TILE_ROWS; r++) {
     int32_t at = first + (r < count ? r : count - 1);
     row[r] = (const uint8_t *)part->weight + (size_t)at * blocks * bytes;
   }
+  const int16_t *codes = q->codes;
+  const int32_t *code_sums = q->code_sums;
+  const float *x_sums = q->sums;
   size_t tile_bytes = TILE_ROWS * blocks * bytes;
   const volatile uint8_t *next = row[0] + (first + 2 * TILE_ROWS <= part->rows ? tile_bytes : 0);
   f32x4 sums = splat(0);
   for (size_t b = 0; b < blocks; b++) {
-    int8_t codes[TILE_ROWS][MAX_BLOCK];
-    float scales[2 * MAX_RUNS][TILE_ROWS], minima[MAX_RUNS][TILE_ROWS];
-#pragma unroll
-    for (int32_t r = 0; r < TILE_ROWS; r++)
-      unpack_block(dtype, row[r] + b * bytes, TILE_ROWS, codes[r], scales[0] + r, minima[0] + r);
-    for (size_t touched = 0; touched < TILE_ROWS * bytes; touched += 64)
-      (void)next[b * TILE_ROWS * bytes + touched];
-    for (size_t run = 0; run < runs; run++) {
-      size_t at = b * runs + run;
-      const int16_t *c = x->codes + at * 32;
-      i32x4 half[TILE_ROWS][2];
-#pragma unroll
-      for (int32_t r = 0; r < TILE_ROWS; r++) {
-        const int8_t *w = codes[r] + run * 32;
-        half[r][0] = dot_i16(widen_i8(w), load_i16x8(c)) + dot_i16(widen_i8(w + 8), load_i16x8(c + 8));
-        half[r][1] = dot_i16(widen_i8(w + 16), load_i16x8(c + 16)) +
-                     dot_i16(widen_i8(w + 24), load_i16x8(c + 24));
-      }
-      f32x4 x_scale = splat(x->scales[at]);
-      f32x4 scale = load_f32x4(scales[2 * run]) * x_scale;
-      if (dtype == Q6_K) {
-        i32x4 low = sum_each_i32(half[0][0], half[1][0], half[2][0], half[3][0]);
-        i32x4 high = sum_each_i32(half[0][1], half[1][1], half[2][1], half[3][1]);
-        sums = madd(to_f32(low), scale, sums);
-        sums = madd(to_f32(high), load_f32x4(scales[2 * run + 1]) * x_scale, sums);
-      } else {
-        i32x4 exact = sum_each_i32(half[0][0] + half[0][1], half[1][0] + half[1][1],
-                                   half[2][0] + half[2][1], half[3][0] + half[3][1]);
-        sums = madd(to_f32(exact), scale, sums);
-      }
-      if (has_minima(dtype)) sums = madd(load_f32x4(minima[run]), splat(x->sums[at]), sums);
+    Header h = read_header(dtype, row[0], row[1], row[2], row[3]);
+    // In memory: there are not registers enough for them.
+    i32x4 scales[8][2];
+    for (size_t u = 0; u < length / UNIT; u++) {
+      if (has_minima(dtype)) sums = madd(unit_min(dtype, &h, u), splat(x_sums[u]), sums);
+      for (size_t half = 0; half < 2; half++) scales[u][half] = unit_scale(dtype, &h, u, half);
     }
+    i32x4 exact = splat_i32(0);
+#pragma clang loop unroll(disable)
+    for (size_t g = 0; g < groups; g++) {
+      exact += dot_group(dtype, row, g, codes, code_sums, scales + g * group_units(dtype));
+      codes += group_units(dtype) * UNIT, code_sums += group_units(dtype) * 2;
+    }
+    sums = madd(to_f32(exact), h.scale * splat(q->scales[b]), sums);
+#pragma unroll
+    for (size_t line = 0; line + 64 <= TILE_ROWS * bytes; line += 64) (void)next[line];
+    next += TILE_ROWS * bytes;
+    x_sums += length / UNIT;
+    for (int32_t r = 0; r < TILE_ROWS; r++) row[r] += bytes;
   }
   for (int32_t r = 0; r < count; r++) part->out[first + r] = sums[r];
 }
 
-/**
- * PACKED rows so that a vector holds two columns of four rows, which one i16 dot multiplies by the
- * same two codes of x.
- */
-typedef struct {
-  int16_t *codes; /* [columns / 2, 2, 8] */
-  float *scales;  /* [columns / 16, PACKED] */
-  float *minima;  /* [columns / 32, PACKED] */
-} Packed;
-
-static Packed packed_at(uint8_t *memory, size_t columns) {
-  Packed p = {.codes = (int16_t *)memory};
-  p.scales = (float *)(p.codes + columns * PACKED);
-  p.minima = p.scales + columns / 16 * PACKED;
-  return p;
+/** Four rows of bytes, two columns of each row to a vector of i16: (byte - centre) * scale. */
+INLINE void store_transposed(const i16x8 v[4], i16x8 centre, i16x8 scales, int16_t *out) {
+  size_t pair = 2 * PACKED;
+  i16x8 a = interleave_low(v[0], v[1]), b = interleave_low(v[2], v[3]);
+  i16x8 c = interleave_high(v[0], v[1]), d = interleave_high(v[2], v[3]);
+  i16x8 eight[4] = {interleave_low_pairs(a, b), interleave_high_pairs(a, b),
+                    interleave_low_pairs(c, d), interleave_high_pairs(c, d)};
+#pragma unroll
+  for (size_t i = 0; i < 4; i++) {
+    store_i16x8(out + 2 * i * pair, (low_bytes(eight[i]) - centre) * scales);
+    store_i16x8(out + (2 * i + 1) * pair, (high_bytes(eight[i]) - centre) * scales);
+  }
 }
 
+/**
+ * PACKED rows so that a vector holds two columns of four rows, which one i16 dot multiplies by the
+ * same two codes of x. Unit scales are multiplied in: at most 128 * 32.
+ * @param codes  i16 [columns / 2, 2, 8]
+ * @param scales f32 [blocks, PACKED]
+ * @param minima f32 [columns / UNIT, PACKED]
+ */
 INLINE void pack_rows(const Linear *l, const LinearPart *part, int32_t first, int32_t count,
-                      int32_t dtype, Packed out) {
-  size_t elements = block_elements(dtype), blocks = l->columns / elements;
+                      int32_t dtype, int16_t *codes, float *scales, float *minima) {
+  size_t bytes = block_bytes(dtype), units = block_length(dtype) / UNIT;
+  size_t blocks = l->columns / block_length(dtype);
   for (int32_t quad = 0; quad < PACKED / 4; quad++) {
     const uint8_t *row[4];
     for (int32_t r = 0; r < 4; r++) {
       int32_t at = 4 * quad + r < count ? 4 * quad + r : count - 1;
-      row[r] = (const uint8_t *)part->weight + (size_t)(first + at) * blocks * block_bytes(dtype);
+      row[r] = (const uint8_t *)part->weight + (size_t)(first + at) * blocks * bytes;
     }
     for (size_t b = 0; b < blocks; b++) {
-      int8_t unpacked[4][MAX_BLOCK];
-      float *scales = out.scales + b * (elements / 16) * PACKED + 4 * quad;
-      float *minima = out.minima + b * (elements / 32) * PACKED + 4 * quad;
-      for (int32_t r = 0; r < 4; r++)
-        unpack_block(dtype, row[r] + b * block_bytes(dtype), PACKED, unpacked[r], scales + r, minima + r);
-      for (size_t c = 0; c < elements; c += 16) {
-        int16_t *to = out.codes + (b * elements + c) * PACKED + 8 * quad;
-        i16x8 v0 = load_bytes((const uint8_t *)unpacked[0] + c);
-        i16x8 v1 = load_bytes((const uint8_t *)unpacked[1] + c);
-        i16x8 v2 = load_bytes((const uint8_t *)unpacked[2] + c);
-        i16x8 v3 = load_bytes((const uint8_t *)unpacked[3] + c);
-        i16x8 a = interleave_low(v0, v1), x = interleave_low(v2, v3);
-        store_widened(to, 2 * PACKED, interleave_low_pairs(a, x));
-        store_widened(to + 4 * PACKED, 2 * PACKED, interleave_high_pairs(a, x));
-        a = interleave_high(v0, v1), x = interleave_high(v2, v3);
-        store_widened(to + 8 * PACKED, 2 * PACKED, interleave_low_pairs(a, x));
-        store_widened(to + 12 * PACKED, 2 * PACKED, interleave_high_pairs(a, x));
+      Header h = read_header(dtype, row[0], row[1], row[2], row[3]);
+      store_f32x4(scales + b * PACKED + 4 * quad, h.scale);
+      for (size_t g = 0; g < units; g += group_units(dtype)) {
+#pragma unroll
+        for (size_t k = 0; k < group_units(dtype); k++) {
+          size_t unit = b * units + g + k;
+          if (has_minima(dtype))
+            store_f32x4(minima + unit * PACKED + 4 * quad, unit_min(dtype, &h, g + k));
+          i16x8 v[4][2];
+          for (int32_t r = 0; r < 4; r++)
+            unit_codes(dtype, row[r], g / group_units(dtype), k, v[r]);
+          for (size_t half = 0; half < 2; half++) {
+            i32x4 scale = unit_scale(dtype, &h, g + k, half);
+            i16x8 pairs = (i16x8)((scale & 0xffff) | (scale << 16));
+            i16x8 rows[4] = {v[0][half], v[1][half], v[2][half], v[3][half]};
+            store_transposed(rows, splat_i16(centre_of(dtype)), pairs,
+                             codes + (unit * UNIT + 16 * half) * PACKED + 8 * quad);
+          }
+        }
       }
+      for (int32_t r = 0; r < 4; r++) row[r] += bytes;
     }
   }
 }
 
-/** PACKED rows for every position, TILE_TOKENS at a time; lane = row; a scale holds for `span` columns. */
-INLINE void packed_rows(const Linear *l, const LinearPart *part, int32_t first, int32_t count,
-                        int32_t dtype, size_t span, Packed packed) {
-  size_t runs = l->columns / 32;
-  const Codes *x = codes_for(l, dtype);
+/** PACKED rows for every position, TILE_TOKENS at a time; lane = row. */
+INLINE void multiply_packed(const Linear *l, const LinearPart *part, int32_t first, int32_t count,
+                            int32_t dtype, const int16_t *packed, const float *row_scales,
+                            const float *minima) {
+  const Input8 *q = quantized_for(l, dtype);
+  size_t length = block_length(dtype), blocks = l->columns / length, units = l->columns / UNIT;
   for (size_t i = 0; i < l->n; i += TILE_TOKENS) {
-    const int16_t *codes = x->codes + i * l->columns, *w = packed.codes;
-    const float *scales = x->scales + i * runs, *x_sums = x->sums + i * runs;
+    const int16_t *codes = q->codes + i * l->columns, *w = packed;
+    const float *scales = q->scales + i * blocks;
+    const float *x_sums = q->sums + i * units;
     f32x4 low_sums[TILE_TOKENS], high_sums[TILE_TOKENS];
 #pragma unroll
     for (size_t t = 0; t < TILE_TOKENS; t++) low_sums[t] = high_sums[t] = splat(0);
-    for (size_t b = 0; b < runs; b++, codes += 32 * TILE_TOKENS) {
-      for (size_t from = 0; from < 32; from += span) {
-        i32x4 low[TILE_TOKENS], high[TILE_TOKENS];
+    for (size_t b = 0; b < blocks; b++, codes += length * TILE_TOKENS) {
+      i32x4 low[TILE_TOKENS], high[TILE_TOKENS];
 #pragma unroll
-        for (size_t t = 0; t < TILE_TOKENS; t++) low[t] = high[t] = splat_i32(0);
-        // Unrolled by 8 it ran at 0.6 of the speed in V8 11, which then spills the sums.
+      for (size_t t = 0; t < TILE_TOKENS; t++) low[t] = high[t] = splat_i32(0);
+      // Unrolled by 8 it ran at 0.6 of the speed in V8 11, which then spills the sums.
 #pragma clang loop unroll(disable)
-        for (size_t c = from; c < from + span; c += 2, w += 2 * PACKED) {
-          i16x8 low_rows = load_i16x8(w), high_rows = load_i16x8(w + 8);
-#pragma unroll
-          for (size_t t = 0; t < TILE_TOKENS; t++) {
-            i16x8 pair = splat_pair(codes + 32 * t + c);
-            low[t] += dot_i16(low_rows, pair);
-            high[t] += dot_i16(high_rows, pair);
-          }
-        }
-        const float *row_scales = packed.scales + (b * 2 + from / 16) * PACKED;
-        f32x4 low_scale = load_f32x4(row_scales), high_scale = load_f32x4(row_scales + 4);
+      for (size_t c = 0; c < length; c += 2, w += 2 * PACKED) {
+        i16x8 low_rows = load_i16x8(w), high_rows = load_i16x8(w + 8);
 #pragma unroll
         for (size_t t = 0; t < TILE_TOKENS; t++) {
-          f32x4 scale = splat(scales[b * TILE_TOKENS + t]);
-          low_sums[t] = madd(to_f32(low[t]), low_scale * scale, low_sums[t]);
-          high_sums[t] = madd(to_f32(high[t]), high_scale * scale, high_sums[t]);
+          i16x8 x = splat_pair(codes + length * t + c);
+          low[t] += dot_i16(low_rows, x);
+          high[t] += dot_i16(high_rows, x);
         }
       }
-      if (!has_minima(dtype)) continue;
-      f32x4 low_minima = load_f32x4(packed.minima + b * PACKED);
-      f32x4 high_minima = load_f32x4(packed.minima + b * PACKED + 4);
+      if (has_minima(dtype)) {
+        for (size_t u = b * (length / UNIT); u < (b + 1) * (length / UNIT); u++) {
+          f32x4 low_min = load_f32x4(minima + u * PACKED);
+          f32x4 high_min = load_f32x4(minima + u * PACKED + 4);
+#pragma unroll
+          for (size_t t = 0; t < TILE_TOKENS; t++) {
+            f32x4 sum = splat(x_sums[u * TILE_TOKENS + t]);
+            low_sums[t] = madd(low_min, sum, low_sums[t]);
+            high_sums[t] = madd(high_min, sum, high_sums[t]);
+          }
+        }
+      }
+      f32x4 low_scale = load_f32x4(row_scales + b * PACKED);
+      f32x4 high_scale = load_f32x4(row_scales + b * PACKED + 4);
 #pragma unroll
       for (size_t t = 0; t < TILE_TOKENS; t++) {
-        f32x4 sum = splat(x_sums[b * TILE_TOKENS + t]);
-        low_sums[t] = madd(low_minima, sum, low_sums[t]);
-        high_sums[t] = madd(high_minima, sum, high_sums[t]);
+        f32x4 scale = splat(scales[b * TILE_TOKENS + t]);
+        low_sums[t] = madd(to_f32(low[t]), low_scale * scale, low_sums[t]);
+        high_sums[t] = madd(to_f32(high[t]), high_scale * scale, high_sums[t]);
       }
     }
 #pragma unroll
@@ -334,46 +354,45 @@ INLINE void packed_rows(const Linear *l, const LinearPart *part, int32_t first, 
   }
 }
 
-/** Rows start .. end - 1 of a block format. */
-INLINE void format_task(const Linear *l, const LinearPart *part, int32_t start, int32_t end,
-                       int32_t dtype, uint8_t *memory) {
-  if (l->n == 1) {
-    for (int32_t row = start; row < end; row += TILE_ROWS) {
-      int32_t count = end - row < TILE_ROWS ? end - row : TILE_ROWS;
-      if (dtype == Q8_0) q8_rows(l, part, row, count);
-      else block_rows(l, part, row, count, dtype);
+/** Rows start to end of a format with blocks. */
+INLINE void block_rows(const Linear *l, const LinearPart *part, int32_t start, int32_t end,
+                       int32_t worker, int32_t dtype) {
+  int32_t step = l->n == 1 ? TILE_ROWS : PACKED;
+  int16_t *packed = (int16_t *)(l->packed + (size_t)worker * packed_bytes(l->n, l->columns));
+  float *scales = (float *)(packed + l->columns * PACKED);
+  float *minima = scales + l->columns / UNIT * PACKED;
+  for (int32_t row = start; row < end; row += step) {
+    int32_t count = end - row < step ? end - row : step;
+    if (l->n == 1) {
+      tile_rows(l, part, row, count, dtype);
+      continue;
     }
-    return;
-  }
-  Packed packed = packed_at(memory, l->columns);
-  for (int32_t row = start; row < end; row += PACKED) {
-    int32_t count = end - row < PACKED ? end - row : PACKED;
-    pack_rows(l, part, row, count, dtype, packed);
-    packed_rows(l, part, row, count, dtype, dtype == Q6_K ? 16 : 32, packed);
+    pack_rows(l, part, row, count, dtype, packed, scales, minima);
+    multiply_packed(l, part, row, count, dtype, packed, scales, minima);
   }
 }
 
 /*
  * A function for each format, in which its number is a constant. They are kept apart: V8 allots
- * registers badly in one function that holds them all, which ran at half the speed.
+ * registers badly in one function that holds them all.
  */
-typedef void (*FormatTask)(const Linear *, const LinearPart *, int32_t start, int32_t end, uint8_t *memory);
-#define DEFINE_FORMAT_TASK(dtype)                                                                  \
-  __attribute__((noinline)) static void task_##dtype(                                              \
-      const Linear *l, const LinearPart *part, int32_t start, int32_t end, uint8_t *memory) {      \
-    format_task(l, part, start, end, dtype, memory);                                               \
+typedef void BlockTask(const Linear *, const LinearPart *, int32_t start, int32_t end, int32_t worker);
+#define DEFINE_BLOCK_TASK(dtype)                                                                   \
+  __attribute__((noinline)) static void rows_of_##dtype(                                           \
+      const Linear *l, const LinearPart *part, int32_t start, int32_t end, int32_t worker) {       \
+    block_rows(l, part, start, end, worker, dtype);                                                \
   }
-DEFINE_FORMAT_TASK(Q8_0)
-DEFINE_FORMAT_TASK(Q4_0)
-DEFINE_FORMAT_TASK(Q4_1)
-DEFINE_FORMAT_TASK(Q5_0)
-DEFINE_FORMAT_TASK(Q5_1)
-DEFINE_FORMAT_TASK(Q4_K)
-DEFINE_FORMAT_TASK(Q5_K)
-DEFINE_FORMAT_TASK(Q6_K)
-static const FormatTask format_tasks[] = {
-    [Q8_0] = task_Q8_0, [Q4_0] = task_Q4_0, [Q4_1] = task_Q4_1, [Q5_0] = task_Q5_0,
-    [Q5_1] = task_Q5_1, [Q4_K] = task_Q4_K, [Q5_K] = task_Q5_K, [Q6_K] = task_Q6_K,
+DEFINE_BLOCK_TASK(Q8_0)
+DEFINE_BLOCK_TASK(Q4_0)
+DEFINE_BLOCK_TASK(Q4_1)
+DEFINE_BLOCK_TASK(Q5_0)
+DEFINE_BLOCK_TASK(Q5_1)
+DEFINE_BLOCK_TASK(Q4_K)
+DEFINE_BLOCK_TASK(Q5_K)
+DEFINE_BLOCK_TASK(Q6_K)
+static BlockTask *const block_tasks[] = {
+    [Q8_0] = rows_of_Q8_0, [Q4_0] = rows_of_Q4_0, [Q4_1] = rows_of_Q4_1, [Q5_0] = rows_of_Q5_0,
+    [Q5_1] = rows_of_Q5_1, [Q4_K] = rows_of_Q4_K, [Q5_K] = rows_of_Q5_K, [Q6_K] = rows_of_Q6_K,
 };
 
 enum { CHUNK = 512 }; /* columns of a tile of unpacked weights: 8 KiB, which stays in L1 */
@@ -435,13 +454,20 @@ static void linear_task(void *context, int32_t task, int32_t worker) {
   for (; task >= tasks_of(l, part); part++) task -= tasks_of(l, part);
   int32_t start = task * l->rows_per_task, end = start + l->rows_per_task;
   if (end > part->rows) end = part->rows;
-  uint8_t *memory = l->packed + (size_t)worker * packed_bytes(l->n, l->columns);
-  if (part->dtype >= Q8_0) {
-    format_tasks[part->dtype](l, part, start, end, memory);
+  if (has_blocks(part->dtype)) {
+    block_tasks[part->dtype](l, part, start, end, worker);
     return;
   }
   for (int32_t row = start; row < end; row += TILE_ROWS)
     float_rows(l, part, row, end - row < TILE_ROWS ? end - row : TILE_ROWS);
+}
+
+/** Lays out a Input8 in `memory`. */
+static Input8 quantized_at(uint8_t *memory, size_t n, size_t columns, size_t block) {
+  float *scales = (float *)memory, *sums = scales + padded_tokens(n) * (columns / UNIT);
+  int16_t *codes = (int16_t *)(sums + padded_tokens(n) * (columns / UNIT));
+  int32_t *code_sums = (int32_t *)(codes + padded_tokens(n) * columns);
+  return (Input8){block, codes, scales, sums, code_sums};
 }
 
 EXPORT(linear)
@@ -450,20 +476,21 @@ int32_t linear(const float *x, size_t n, size_t columns, const LinearPart *parts
   if (!is_finite(x, n * columns)) return NOT_FINITE;
   Linear l = {.x = x, .n = n, .columns = columns, .parts = parts, .n_parts = n_parts};
   uint8_t *memory = scratch;
-  l.by_32 = codes_at(memory, n, columns);
-  l.by_256 = codes_at(memory += codes_bytes(n, columns), n, columns);
-  l.halves = (float *)(memory += codes_bytes(n, columns));
-  l.packed = memory + n * columns * sizeof(float);
-  int32_t wants_32 = 0, wants_256 = 0, wants_halves = 0, tasks = 0;
+  l.units = quantized_at(memory, n, columns, UNIT);
+  l.supers = quantized_at(memory + quantized_bytes(n, columns), n, columns, 256);
+  l.packed = memory + 2 * quantized_bytes(n, columns);
+  // Before the packed rows, whose number goes with the threads.
+  l.halves = (float *)l.packed;
+  l.packed += n * columns * sizeof(float);
+  int32_t in_units = 0, in_supers = 0, halved = 0, tasks = 0;
   for (int32_t p = 0; p < n_parts; p++) {
-    int32_t dtype = parts[p].dtype;
-    wants_halves |= dtype == F16;
-    wants_32 |= dtype >= Q8_0 && block_elements(dtype) == 32;
-    wants_256 |= dtype >= Q8_0 && block_elements(dtype) == 256;
+    in_units |= has_blocks(parts[p].dtype) && !has_units(parts[p].dtype);
+    in_supers |= has_units(parts[p].dtype);
+    halved |= parts[p].dtype == F16;
   }
-  if (wants_32) quantize_input(&l, 32, &l.by_32);
-  if (wants_256) quantize_input(&l, 256, &l.by_256);
-  if (wants_halves) round_input(x, n * columns, l.halves);
+  if (in_units) quantize_input(&l, &l.units);
+  if (in_supers) quantize_input(&l, &l.supers);
+  if (halved) round_input(x, n * columns, l.halves);
   size_t work_per_row = columns * (n < 16 ? n : 16) + 1;
   l.rows_per_task = (int32_t)((TASK_BYTES / work_per_row + PACKED) / PACKED * PACKED);
   for (int32_t p = 0; p < n_parts; p++) tasks += tasks_of(&l, parts + p);

@@ -18,7 +18,6 @@ typedef uint16_t u16x8 __attribute__((vector_size(16)));
 typedef uint16_t u16x4 __attribute__((vector_size(8)));
 typedef int8_t i8x8 __attribute__((vector_size(8)));
 typedef uint8_t u8x8 __attribute__((vector_size(8)));
-typedef uint8_t u8x16 __attribute__((vector_size(16)));
 
 enum { LANES = 4 };
 
@@ -39,7 +38,6 @@ DEFINE_LOAD_STORE(i16x8, i16x8, int16_t)
 DEFINE_LOAD_STORE(u16x4, u16x4, uint16_t)
 DEFINE_LOAD_STORE(i8x8, i8x8, int8_t)
 DEFINE_LOAD_STORE(u8x8, u8x8, uint8_t)
-DEFINE_LOAD_STORE(u8x16, u8x16, uint8_t)
 
 INLINE f32x4 splat(float x) { return (f32x4){x, x, x, x}; }
 INLINE i32x4 splat_i32(int32_t x) { return (i32x4){x, x, x, x}; }
@@ -100,6 +98,36 @@ INLINE i16x8 widen_some_u8(const uint8_t *p, int32_t count) {
   return widen_u8(some);
 }
 
+INLINE i16x8 splat_i16(int32_t x) { return (i16x8)wasm_i16x8_splat((int16_t)x); }
+
+/** The same byte 16 times. */
+INLINE i16x8 splat_byte(int32_t x) { return (i16x8)wasm_i8x16_splat((int8_t)x); }
+
+/** Of 8 pairs of i8, the first ones as i16. The second ones are a >> 8. */
+INLINE i16x8 first_bytes(i16x8 a) { return (a << (int16_t)8) >> (int16_t)8; }
+
+/** Lanes 0, 2, 4 .. of a and then of b. */
+INLINE i16x8 even_lanes(i16x8 a, i16x8 b) {
+  return __builtin_shufflevector(a, b, 0, 2, 4, 6, 8, 10, 12, 14);
+}
+
+INLINE i16x8 odd_lanes(i16x8 a, i16x8 b) {
+  return __builtin_shufflevector(a, b, 1, 3, 5, 7, 9, 11, 13, 15);
+}
+
+/** The first 8 of 16 i8 as i16, and the last 8. */
+INLINE i16x8 low_bytes(i16x8 a) { return (i16x8)wasm_i16x8_extend_low_i8x16((v128_t)a); }
+INLINE i16x8 high_bytes(i16x8 a) { return (i16x8)wasm_i16x8_extend_high_i8x16((v128_t)a); }
+
+/** Byte i is bit i of the 16 at an address. */
+INLINE i16x8 spread_bits(const uint8_t *p) {
+  const v128_t places = wasm_i8x16_make(0, 0, 0, 0, 0, 0, 0, 0, 1, 1, 1, 1, 1, 1, 1, 1);
+  const v128_t others = wasm_i64x2_splat((int64_t)0x7fbfdfeff7fbfdfe);
+  v128_t bytes = wasm_i8x16_swizzle(wasm_v128_load16_splat(p), places);
+  // Without a comparison: V8 makes three instructions of "not equal".
+  return (i16x8)wasm_u8x16_sub_sat(wasm_v128_or(bytes, others), wasm_u8x16_splat(0xfe));
+}
+
 /** Both as i16, low lanes first; saturates. */
 INLINE i16x8 narrow_i32(i32x4 low, i32x4 high) {
   return (i16x8)wasm_i16x8_narrow_i32x4((v128_t)low, (v128_t)high);
@@ -112,6 +140,14 @@ INLINE i32x4 gather_u16(const void *a, const void *b, const void *c, const void 
   v = wasm_v128_load16_lane(c, v, 2);
   v = wasm_v128_load16_lane(d, v, 3);
   return (i32x4)wasm_u32x4_extend_low_u16x8(v);
+}
+
+/** A 32-bit word from each address. */
+INLINE i32x4 gather_i32(const void *a, const void *b, const void *c, const void *d) {
+  v128_t v = wasm_v128_load32_zero(a);
+  v = wasm_v128_load32_lane(b, v, 1);
+  v = wasm_v128_load32_lane(c, v, 2);
+  return (i32x4)wasm_v128_load32_lane(d, v, 3);
 }
 
 /** a0 b0 a1 b1 a2 b2 a3 b3 */
@@ -135,12 +171,6 @@ INLINE i16x8 interleave_high_pairs(i16x8 a, i16x8 b) {
 
 /** 16 bytes, whatever they hold. */
 INLINE i16x8 load_bytes(const uint8_t *p) { return (i16x8)wasm_v128_load(p); }
-
-/** The 16 i8 of a vector as i16: the first 8 at `out`, the others `stride` further. */
-INLINE void store_widened(int16_t *out, size_t stride, i16x8 bytes) {
-  store_i16x8(out, (i16x8)wasm_i16x8_extend_low_i8x16((v128_t)bytes));
-  store_i16x8(out + stride, (i16x8)wasm_i16x8_extend_high_i8x16((v128_t)bytes));
-}
 
 INLINE i16x8 shift_right_u16(i16x8 a, int32_t bits) {
   return (i16x8)wasm_u16x8_shr((v128_t)a, (uint32_t)bits);

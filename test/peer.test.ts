@@ -35,9 +35,6 @@ if (missing) say(`skipped: test/peer.test.ts: ${missing}`);
 const klBudget: Readonly<Record<string, number>> = {
   F32: 1e-9,
   F16: 2e-5,
-  // llama.cpp rounds what a minimum is multiplied by to f16.
-  Q4_1: 2e-3,
-  Q5_1: 2e-3,
 };
 const klBudgetBlocks = 1e-3;
 /**

@@ -137,11 +137,13 @@ export interface Kernels {
   /**
    * part.out = x part.weight^T for every part; one call shares the preparation of x.
    * x is brought to the precision of the weights, as llama.cpp does it. For f16 weights it is rounded
-   * to 11 significant bits. For the block formats it is quantized: blocks of 32, codes = x * (127 /
-   * max|x|) rounded half to even (zero where that factor is not finite), scale = max|x| / 127 rounded
-   * to 11 significant bits; for the K types blocks of 256, codes = min(127, x * (-127 / extreme)), where
-   * extreme is the value of largest magnitude, scale = extreme / -127. Products of codes are exact
-   * integers, summed in f32.
+   * to 11 significant bits. For formats with blocks of 32 it is quantized in such blocks: codes = x *
+   * (127 / max|x|) rounded half to even (zero where that factor is not finite), scale = max|x| / 127
+   * rounded to 11 significant bits; the minima of q4_1 and q5_1 are multiplied by the sum of the codes
+   * times max|x| / 127, rounded alike. For the K types blocks of 256 get codes = x * (-127 / extreme),
+   * extreme being the value of largest magnitude, and scale = 1 / (-127 / extreme). Products of codes
+   * are exact integers, summed in f32. A block whose scale is NaN or infinite gives outputs that are
+   * not finite: the next `rmsNorm`, or the sampler, refuses them.
    * @param x f32 [n, columns]
    */
   linear(x: Tensor, parts: readonly LinearPart[]): void;

@@ -1,7 +1,7 @@
 import { ensure, KvError } from '../errors/errors.ts';
 import { f16ToF32, f32ToF16 } from '../math/f16.ts';
 import { decodeBlocks } from '../math/blocks.ts';
-import { elementCount, type DType } from '../math/dtype.ts';
+import { dtypeBlocks, elementCount, type DType } from '../math/dtype.ts';
 import { checkAttend, check } from './check.ts';
 import type {
   AttendShape,
@@ -116,11 +116,14 @@ export class ReferenceKernels implements Kernels {
       refuseNonFinite('linear', input);
       for (const { weight, out } of parts) {
         const seen = asSeenBy(weight.dtype, input);
+        const lost = lostInSums(weight.dtype, input, seen);
         const y = this.f32(rows(out, i, 1));
         for (let r = 0; r < y.length; r++) {
           const w = this.dequantize(rows(weight, r, 1));
           let sum = 0;
           for (let c = 0; c < columns; c++) sum += w[c] * seen[c];
+          const minima = lost.length > 0 ? this.minima(rows(weight, r, 1)) : [];
+          minima.forEach((minimum, b) => (sum += minimum * lost[b]));
           y[r] = sum;
         }
       }
@@ -326,6 +329,15 @@ export class ReferenceKernels implements Kernels {
     return decodeBlocks(t.dtype, this.view(bytesOf(t)) as Uint8Array, elementCount(t.shape));
   }
 
+  /** The minima of a row of q4_1 or q5_1 blocks: the second f16 of each. */
+  private minima(row: Tensor): number[] {
+    const raw = this.view(row);
+    const blockBytes = dtypeBlocks[row.dtype].bytes;
+    return Array.from({ length: raw.length / blockBytes }, (_, b) =>
+      f16ToF32(raw[b * blockBytes + 2] | (raw[b * blockBytes + 3] << 8)),
+    );
+  }
+
   private f32(t: Tensor): Float32Array {
     return this.view(t) as Float32Array;
   }
@@ -385,10 +397,30 @@ function asSeenBy(dtype: DType, input: Float32Array): Float32Array {
 /** x as its q8 codes say it: blocks of 32, scale = max|x| / 127 in 11 bits. */
 function roundTripQ8(x: Float32Array): Float32Array {
   return byBlocks(x, 32, (block) => {
-    const max = block.reduce((m, v) => Math.max(m, Math.abs(v)), 0);
-    const scale = roundTo11Bits(Math.fround(max / 127));
-    const inverse = finiteOrZero(Math.fround(127 / max));
-    return block.map((v) => scale * roundHalfEven(Math.fround(v * inverse)));
+    const { codes, scale } = q8Codes(block);
+    return block.map((_, i) => roundTo11Bits(scale) * codes[i]);
+  });
+}
+
+/** The codes of a block of 32, and their scale before it is rounded. */
+function q8Codes(block: Float32Array): { codes: number[]; scale: number } {
+  const max = block.reduce((m, v) => Math.max(m, Math.abs(v)), 0);
+  const inverse = finiteOrZero(Math.fround(127 / max));
+  const codes = Array.from(block, (v) => roundHalfEven(Math.fround(v * inverse)));
+  return { codes, scale: Math.fround(max / 127) };
+}
+
+/**
+ * What the sums of blocks of x, by which the minima of q4_1 and q5_1 are multiplied, have more than
+ * the sums of what is seen: they come from scales before rounding, and are rounded themselves.
+ */
+function lostInSums(dtype: DType, x: Float32Array, seen: Float32Array): number[] {
+  if (dtype !== 'q4_1' && dtype !== 'q5_1') return [];
+  return Array.from({ length: x.length / 32 }, (_, b) => {
+    const { codes, scale } = q8Codes(x.subarray(b * 32, b * 32 + 32));
+    const sum = codes.reduce((total, code) => total + code, 0);
+    const seenSum = seen.subarray(b * 32, b * 32 + 32).reduce((total, v) => total + v, 0);
+    return roundTo11Bits(Math.fround(sum * scale)) - seenSum;
   });
 }
 

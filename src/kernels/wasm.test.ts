@@ -1,5 +1,6 @@
 import { describe, expect, it } from 'vitest';
 import type { HostArray, Kernels } from './kernels.ts';
+import { weightDTypes } from '../math/dtype.ts';
 import { Random } from '../math/random.ts';
 import {
   attendCases,
@@ -84,19 +85,20 @@ describe('wasm: results do not depend', () => {
   it('on how many positions are asked at once', async () => {
     const kernels = await createWasmKernels({ threads: 1 });
     const random = new Random(23);
-    const x = normals(random, 7 * 96);
-    for (const dtype of ['f32', 'q8_0'] as const) {
-      const weight = weights(random, dtype, [30, 96]);
+    const columns = 768;
+    const x = normals(random, 7 * columns);
+    for (const dtype of weightDTypes) {
+      const weight = weights(random, dtype, [30, columns]);
       const [together, apart] = await results(kernels, (w) => {
         const [all, one] = [w.zeros('f32', [7, 30]), w.zeros('f32', [7, 30])];
-        const [input, table] = [w.f32([7, 96], x), w.put(dtype, [30, 96], weight)];
+        const [input, table] = [w.f32([7, columns], x), w.put(dtype, [30, columns], weight)];
         kernels.linear(input, [{ weight: table, out: all }]);
         for (let i = 0; i < 7; i++) {
           kernels.linear(rows(input, i, 1), [{ weight: table, out: rows(one, i, 1) }]);
         }
         return [all, one];
       });
-      expect(apart).toEqual(together);
+      expect(apart, dtype).toEqual(together);
     }
     const c = attendCases['causal prefill of several blocks'];
     const { n, start, nHeads, headDimV } = c.shape;

@@ -30,11 +30,8 @@ export interface WasmOptions {
 const maxDefaultThreads = 16;
 const maxThreads = 64;
 
-/** Numbered as in native/elementwise.h. */
-const dtypeCodes: Readonly<Record<string, number>> = Object.fromEntries(
-  weightDTypes.map((dtype, i) => [dtype, i]),
-);
-/** Numbered as in native/attend.c. */
+/** Weights are numbered as in native/elementwise.h, forms as in native/attend.c. */
+const dtypeCodes = Object.fromEntries(weightDTypes.map((dtype, code) => [dtype, code]));
 const keyFormCodes = { f32: 0, f16: 1, sketch: 2 } as const;
 const valueFormCodes = { f32: 0, f16: 1, affine4: 2 } as const;
 const status = { notFinite: 1, outOfRange: 2, workerDied: 3 } as const;

@@ -71,18 +71,18 @@ const half = (view: DataView, at: number): number => {
 const nibble = (view: DataView, at: number, j: number): number =>
   j < 16 ? view.getUint8(at + j) & 15 : view.getUint8(at + j - 16) >> 4;
 
-/** Blocks of 32 codes: value = scale * (code - centre) + minimum. */
-function blocksOf32(
-  read: (view: DataView, at: number) => { minimum: number; centre: number; codesAt: number },
-  bits: 4 | 5,
-): DecodeBlock {
+/** Blocks of 32 codes: value = scale * (code - centre), or scale * code + minimum. */
+function blocksOf32(bits: 4 | 5, centre?: number): DecodeBlock {
+  const hasMinimum = centre === undefined;
+  const fifthFrom = hasMinimum ? 4 : 2;
+  const codesFrom = bits === 5 ? fifthFrom + 4 : fifthFrom;
   return (view, at, out, to) => {
     const scale = half(view, at);
-    const { minimum, centre, codesAt } = read(view, at);
-    const fifth = bits === 5 ? view.getUint32(codesAt - 4, true) : 0;
+    const minimum = hasMinimum ? half(view, at + 2) : 0;
+    const fifth = bits === 5 ? view.getUint32(at + fifthFrom, true) : 0;
     for (let j = 0; j < 32; j++) {
-      const code = nibble(view, codesAt, j) | (((fifth >>> j) & 1) << 4);
-      out[to + j] = scale * (code - centre) + minimum;
+      const code = nibble(view, at + codesFrom, j) | (((fifth >>> j) & 1) << 4);
+      out[to + j] = hasMinimum ? scale * code + minimum : scale * (code - centre);
     }
   };
 }
@@ -138,10 +138,10 @@ const decoders: Readonly<Record<WeightDType, DecodeBlock>> = {
     const scale = half(view, at);
     for (let j = 0; j < 32; j++) out[to + j] = scale * view.getInt8(at + 2 + j);
   },
-  q4_0: blocksOf32((_, at) => ({ minimum: 0, centre: 8, codesAt: at + 2 }), 4),
-  q4_1: blocksOf32((view, at) => ({ minimum: half(view, at + 2), centre: 0, codesAt: at + 4 }), 4),
-  q5_0: blocksOf32((_, at) => ({ minimum: 0, centre: 16, codesAt: at + 6 }), 5),
-  q5_1: blocksOf32((view, at) => ({ minimum: half(view, at + 2), centre: 0, codesAt: at + 8 }), 5),
+  q4_0: blocksOf32(4, 8),
+  q4_1: blocksOf32(4),
+  q5_0: blocksOf32(5, 16),
+  q5_1: blocksOf32(5),
   q4_k: superBlocks(4),
   q5_k: superBlocks(5),
   q6_k: decodeQ6K,
