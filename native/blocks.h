@@ -1,8 +1,8 @@
 /*
  * GGML's block formats, as the kernels read them. Every block is 1 or 8 units of 32 elements, and
  *   element = scale * unit_scale * (code - centre) + unit_min
- * with integer codes, an integer unit_scale (1 where a block is one unit; Q6_K has one for each half
- * of a unit) and a unit_min only in some formats. All but the last addition is exact in f32.
+ * with integer codes, an integer unit_scale (1 where a block is one unit; Q6_K has one for each
+ * half of a unit) and a unit_min only in some formats. All but the last addition is exact in f32.
  *
  * Functions take `dtype` as a constant, so that each format compiles to code of its own. Rows are
  * read four at a time, a lane of a vector for each.
@@ -45,7 +45,7 @@ INLINE size_t group_units(int32_t dtype) {
   return has_units(dtype) ? dtype == Q6_K ? 4 : 2 : 1;
 }
 
-/** The 32 codes of unit k of a group of a block, as two vectors of bytes; only Q8_0's are signed. */
+/** The codes of unit k of a group of a block, as two vectors of bytes; only Q8_0's are signed. */
 INLINE void unit_codes(int32_t dtype, const uint8_t *block, size_t group, size_t k, i16x8 out[2]) {
   i16x8 nibble = splat_byte(15);
   if (dtype == Q8_0) {
@@ -139,7 +139,8 @@ INLINE void block_values(int32_t dtype, const uint8_t *block, float *out) {
     int8_t codes[UNIT];
     __builtin_memcpy(codes, vectors, UNIT);
     for (size_t k = 0; k < UNIT; k++) {
-      out[k] = h.scale[0] * (float)unit_scale(dtype, &h, u, k / 16)[0] * (float)(codes[k] - centre_of(dtype));
+      float scale = h.scale[0] * (float)unit_scale(dtype, &h, u, k / 16)[0];
+      out[k] = scale * (float)(codes[k] - centre_of(dtype));
       if (has_minima(dtype)) out[k] += unit_min(dtype, &h, u)[0];
     }
   }

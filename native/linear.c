@@ -24,11 +24,11 @@ typedef struct {
  * side by side block by block, or alone if n = 1: group = TILE_TOKENS or 1 below.
  */
 typedef struct {
-  size_t block;   /* elements that share a scale */
-  int16_t *codes; /* [groups, columns / block, group, block]; if n = 1 as `split_pairs` has them */
-  float *scales;  /* [groups, columns / block, group] */
-  float *sums;    /* of the elements of each unit; [groups, columns / UNIT, group] */
-  int32_t *code_sums; /* of each half of a unit, if n = 1 */
+  size_t block;       /* elements that share a scale */
+  int16_t *codes;     /* [groups, columns / block, group, block]; split_pairs if n = 1 */
+  float *scales;      /* [groups, columns / block, group] */
+  float *sums;        /* of the elements of each unit; [groups, columns / UNIT, group] */
+  int32_t *code_sums; /* of each half of a unit; used if n = 1 */
 } Input8;
 
 typedef struct {
@@ -38,9 +38,9 @@ typedef struct {
   const LinearPart *parts;
   int32_t n_parts;
   int32_t rows_per_task;
-  Input8 units;  /* for formats with blocks of 32 */
-  Input8 supers; /* for formats with blocks of 256 */
-  uint8_t *packed;  /* [threads, packed_bytes] */
+  Input8 units;    /* for formats with blocks of 32 */
+  Input8 supers;   /* for formats with blocks of 256 */
+  uint8_t *packed; /* [threads, packed_bytes] */
 } Linear;
 
 static size_t padded_tokens(size_t n) {
@@ -49,8 +49,8 @@ static size_t padded_tokens(size_t n) {
 
 /** One Input8: codes, and for each unit at most one scale, one sum and two sums of codes. */
 static size_t quantized_bytes(size_t n, size_t columns) {
-  size_t bytes = padded_tokens(n) * (columns * sizeof(int16_t) + columns / UNIT * 4 * sizeof(float));
-  return (bytes + 63) / 64 * 64;
+  size_t each = columns * sizeof(int16_t) + columns / UNIT * 4 * sizeof(float);
+  return (padded_tokens(n) * each + 63) / 64 * 64;
 }
 
 /** A thread's packed rows, their scales and minima. */
@@ -157,37 +157,52 @@ INLINE i32x4 dot_half(int32_t dtype, i16x8 weights, const int16_t *x) {
 }
 
 /**
- * The integer products of a group of units of each of four rows with codes of x, added up.
+ * The integer product of a unit of each of four rows with codes of x.
  * @param sums   of the halves of x
- * @param scales of the two halves of each unit in each row; only Q6_K's differ
+ * @param scales of the halves of the unit in each row; only Q6_K's differ
  */
+INLINE i32x4 dot_unit(int32_t dtype, i16x8 codes[4][2], const int16_t *x, const int32_t *sums,
+                      const i32x4 scales[2]) {
+  i32x4 low[4], high[4];
+#pragma unroll
+  for (int32_t r = 0; r < 4; r++) {
+    low[r] = dot_half(dtype, codes[r][0], x);
+    high[r] = dot_half(dtype, codes[r][1], x + 16);
+    if (dtype != Q6_K) low[r] += high[r];
+  }
+  int32_t centre = centre_of(dtype);
+  i32x4 first = sum_each_i32(low[0], low[1], low[2], low[3]);
+  if (dtype == Q6_K) {
+    i32x4 second = sum_each_i32(high[0], high[1], high[2], high[3]);
+    return (first - centre * sums[0]) * scales[0] + (second - centre * sums[1]) * scales[1];
+  }
+  if (centre) first -= centre * (sums[0] + sums[1]);
+  return has_units(dtype) ? first * scales[0] : first;
+}
+
+/** The same for a group of units, added up. */
 INLINE i32x4 dot_group(int32_t dtype, const uint8_t *const row[4], size_t group, const int16_t *x,
                        const int32_t *sums, const i32x4 (*scales)[2]) {
-  i32x4 low[4][4], high[4][4];
+  i16x8 codes[4][4][2];
+  i32x4 total = splat_i32(0);
+  if (dtype != Q5_K && dtype != Q6_K) {
+#pragma unroll
+    for (size_t k = 0; k < group_units(dtype); k++) {
+      for (int32_t r = 0; r < 4; r++) unit_codes(dtype, row[r], group, k, codes[k][r]);
+      total += dot_unit(dtype, codes[k], x + UNIT * k, sums + 2 * k, scales[k]);
+    }
+    return total;
+  }
+  // By way of memory: the bytes that their units share do not fit the registers.
 #pragma unroll
   for (int32_t r = 0; r < 4; r++) {
 #pragma unroll
-    for (size_t k = 0; k < group_units(dtype); k++) {
-      i16x8 codes[2];
-      unit_codes(dtype, row[r], group, k, codes);
-      low[k][r] = dot_half(dtype, codes[0], x + UNIT * k);
-      high[k][r] = dot_half(dtype, codes[1], x + UNIT * k + 16);
-      if (dtype != Q6_K) low[k][r] += high[k][r];
-    }
+    for (size_t k = 0; k < group_units(dtype); k++)
+      unit_codes(dtype, row[r], group, k, codes[k][r]);
   }
-  int32_t centre = centre_of(dtype);
-  i32x4 total = splat_i32(0);
-#pragma unroll
-  for (size_t k = 0; k < group_units(dtype); k++, sums += 2) {
-    i32x4 first = sum_each_i32(low[k][0], low[k][1], low[k][2], low[k][3]);
-    if (dtype == Q6_K) {
-      i32x4 second = sum_each_i32(high[k][0], high[k][1], high[k][2], high[k][3]);
-      total += (first - centre * sums[0]) * scales[k][0] + (second - centre * sums[1]) * scales[k][1];
-      continue;
-    }
-    if (centre) first -= centre * (sums[0] + sums[1]);
-    total += has_units(dtype) ? first * scales[k][0] : first;
-  }
+#pragma clang loop unroll(disable)
+  for (size_t k = 0; k < group_units(dtype); k++)
+    total += dot_unit(dtype, codes[k], x + UNIT * k, sums + 2 * k, scales[k]);
   return total;
 }
 
@@ -210,8 +225,10 @@ INLINE void tile_rows(const Linear *l, const LinearPart *part, int32_t first, in
   const int16_t *codes = q->codes;
   const int32_t *code_sums = q->code_sums;
   const float *x_sums = q->sums;
-  size_t tile_bytes = TILE_ROWS * blocks * bytes;
-  const volatile uint8_t *next = row[0] + (first + 2 * TILE_ROWS <= part->rows ? tile_bytes : 0);
+  // After the last whole tile there is nothing to touch: then some of x, again and again.
+  int32_t is_next = first + 2 * TILE_ROWS <= part->rows;
+  const volatile uint8_t *next = (const uint8_t *)codes;
+  if (is_next) next = row[0] + TILE_ROWS * blocks * bytes;
   f32x4 sums = splat(0);
   for (size_t b = 0; b < blocks; b++) {
     Header h = read_header(dtype, row[0], row[1], row[2], row[3]);
@@ -230,7 +247,7 @@ INLINE void tile_rows(const Linear *l, const LinearPart *part, int32_t first, in
     sums = madd(to_f32(exact), h.scale * splat(q->scales[b]), sums);
 #pragma unroll
     for (size_t line = 0; line + 64 <= TILE_ROWS * bytes; line += 64) (void)next[line];
-    next += TILE_ROWS * bytes;
+    next += is_next ? TILE_ROWS * bytes : 0;
     x_sums += length / UNIT;
     for (int32_t r = 0; r < TILE_ROWS; r++) row[r] += bytes;
   }
@@ -376,7 +393,8 @@ INLINE void block_rows(const Linear *l, const LinearPart *part, int32_t start, i
  * A function for each format, in which its number is a constant. They are kept apart: V8 allots
  * registers badly in one function that holds them all.
  */
-typedef void BlockTask(const Linear *, const LinearPart *, int32_t start, int32_t end, int32_t worker);
+typedef void BlockTask(const Linear *l, const LinearPart *part, int32_t start, int32_t end,
+                       int32_t worker);
 #define DEFINE_BLOCK_TASK(dtype)                                                                   \
   __attribute__((noinline)) static void rows_of_##dtype(                                           \
       const Linear *l, const LinearPart *part, int32_t start, int32_t end, int32_t worker) {       \

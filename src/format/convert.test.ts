@@ -53,7 +53,7 @@ const zeros = (name: string, type: string, shape: number[], sizeBytes: number): 
 });
 
 describe('convertGguf', () => {
-  test.each(['q8_0', 'f16', 'f32'] as const)(
+  test.each(['q8_0', 'q4_0', 'f16', 'f32'] as const)(
     'F32 to %s gives the same weights as forging in that type',
     async (type) => {
       const wanted = memorySource(
@@ -184,23 +184,26 @@ async function hfTwin(type: 'F32' | 'BF16') {
 }
 
 describe('convertGguf of a Hugging Face model', () => {
-  test.each(['q8_0', 'f16', 'f32'] as const)('to %s is the GGUF twin converted', async (type) => {
-    const { forged, twin } = await hfTwin(type === 'f32' ? 'F32' : 'BF16');
-    const wanted = await converted(forged, type);
-    const bytes = await writtenBytes((sink) => convertGguf(twin.source, twin.gguf, sink, type));
-    const found = memorySource(bytes, 'converted twin');
-    const [a, b] = [await readGguf(wanted), await readGguf(found)];
-    expect([...b.tensors.keys()]).toEqual([...a.tensors.keys()]);
-    for (const name of a.tensors.keys()) {
-      expect(await tensorBytes(found, name), name).toEqual(await tensorBytes(wanted, name));
-    }
-    expect(b.metadata.has('h1bkv.rope.style')).toBe(false);
-    const shared = (gguf: Gguf) =>
-      [...gguf.metadata]
-        .filter(([key]) => !/quantization_version|add_eos_token/.test(key))
-        .sort(([x], [y]) => (x < y ? -1 : 1));
-    expect(shared(b)).toEqual(shared(a));
-  });
+  test.each(['q8_0', 'q4_0', 'f16', 'f32'] as const)(
+    'to %s is the GGUF twin converted',
+    async (type) => {
+      const { forged, twin } = await hfTwin(type === 'f32' ? 'F32' : 'BF16');
+      const wanted = await converted(forged, type);
+      const bytes = await writtenBytes((sink) => convertGguf(twin.source, twin.gguf, sink, type));
+      const found = memorySource(bytes, 'converted twin');
+      const [a, b] = [await readGguf(wanted), await readGguf(found)];
+      expect([...b.tensors.keys()]).toEqual([...a.tensors.keys()]);
+      for (const name of a.tensors.keys()) {
+        expect(await tensorBytes(found, name), name).toEqual(await tensorBytes(wanted, name));
+      }
+      expect(b.metadata.has('h1bkv.rope.style')).toBe(false);
+      const shared = (gguf: Gguf) =>
+        [...gguf.metadata]
+          .filter(([key]) => !/quantization_version|add_eos_token/.test(key))
+          .sort(([x], [y]) => (x < y ? -1 : 1));
+      expect(shared(b)).toEqual(shared(a));
+    },
+  );
 
   test('rows are paired within their head, and biases with them', async () => {
     const rows = Float32Array.from({ length: 8 * 3 }, (_, i) => Math.floor(i / 3));

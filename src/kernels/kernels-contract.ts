@@ -134,6 +134,20 @@ export function weights(random: Random, dtype: DType, shape: readonly number[]):
   return blocks;
 }
 
+/**
+ * Magnitudes of the terms that make up each weight. scale * code and a minimum may cancel, but among
+ * 32 random codes some are so small that the sum shows the minimum, and others show the product: both
+ * together are at most three times the largest sum.
+ */
+function partsOf(dtype: DType, values: HostArray): Float32Array {
+  const sizes = Float32Array.from(values, Math.abs);
+  if (!hasMinima(dtype)) return sizes;
+  return sizes.map((_, i) => {
+    const unit = sizes.subarray(i - (i % 32), i - (i % 32) + 32);
+    return 3 * unit.reduce((max, v) => Math.max(max, v), 0);
+  });
+}
+
 /** Rows to store: ordinary, constant, huge, tiny, offset, sparse and zero ones, and ties in turn. */
 export function hostileRows(
   random: Random,
@@ -439,21 +453,62 @@ export function describeKernels(name: string, make: () => Promise<Kernels>): voi
               Int32Array.from({ length: r }, (_, i) => i),
               numbers,
             );
-            w.kernels.write(numbers, Float32Array.from(w.kernels.view(numbers), Math.abs));
+            w.kernels.write(numbers, partsOf(dtype, w.kernels.view(numbers)));
             const out = w.zeros('f32', [n, r]);
             w.kernels.linear(w.f32([n, columns], x.map(Math.abs)), [{ weight: numbers, out }]);
             return out;
           });
         });
         (await onBoth(run)).forEach(({ actual, expected }, part) => {
-          // The parts of scale * code + minimum may be larger than their sum.
-          const parts = hasMinima(dtype) ? 4 : 1.1;
           // 1e-37: products that small are subnormal, or zero where the hardware says so.
-          const bound = (i: number) => sizesOfSums[part][i] * sumBound(columns) * parts + 1e-37;
+          const bound = (i: number) => sizesOfSums[part][i] * sumBound(columns) * 1.1 + 1e-37;
           expectClose(actual, expected, bound);
         });
       });
     });
+
+    it.each(weightDTypes.filter((dtype) => halfFields[dtype]))(
+      '%s: NaN and infinite scales reach every output, scales of zero give zeros',
+      async (dtype) => {
+        const columns = 512;
+        const shape = [3, columns];
+        const blocks = weights(new Random(17), dtype, shape) as Uint8Array;
+        const blockBytes = dtypeBlocks[dtype].bytes;
+        const rowBytes = blocks.length / 3;
+        // Row 0 has one scale of NaN, row 1 one of infinity, row 2 is all zero.
+        [0x7e, 0x7c].forEach((high, row) => {
+          const at = row * rowBytes + blockBytes + (halfFields[dtype]?.[0] ?? 0);
+          blocks.set([0, high], at);
+        });
+        for (let at = 2 * rowBytes; at < blocks.length; at += blockBytes) {
+          for (const field of halfFields[dtype] ?? []) blocks.set([0, 0], at + field);
+        }
+        for (const n of [1, 5]) {
+          const x = normals(new Random(18), n * columns);
+          const run = (w: Workspace) => {
+            const [out, numbers] = [w.zeros('f32', [n, 3]), w.zeros('f32', [3, columns])];
+            const weight = w.put(dtype, shape, blocks);
+            w.kernels.linear(w.f32([n, columns], x), [{ weight, out }]);
+            w.kernels.embed(weight, Int32Array.of(0, 1, 2), numbers);
+            return [out, numbers];
+          };
+          for (const [out, numbers] of [
+            await results(kernels, run),
+            await results(reference, run),
+          ]) {
+            for (let i = 0; i < n; i++) {
+              expect(Number.isFinite(out[i * 3])).toBe(false);
+              expect(Number.isFinite(out[i * 3 + 1])).toBe(false);
+              expect(Math.abs(out[i * 3 + 2])).toBe(0);
+            }
+            const finite = [0, 1, 2].map((r) =>
+              numbers.subarray(r * columns, (r + 1) * columns).every(Number.isFinite),
+            );
+            expect(finite).toEqual([false, false, true]);
+          }
+        }
+      },
+    );
 
     it.each(['adjacent', 'halves'] as const)(
       'rope: %s pairs, some of the dimensions',
