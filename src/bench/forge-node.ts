@@ -5,6 +5,7 @@
 import { KvError } from '../errors/errors.ts';
 import { dequantize, encode, type EncodableDType } from '../math/blocks.ts';
 import { writeFileAtomically } from '../format/file-node.ts';
+import { llama3RopeFactors } from '../format/hf-config.ts';
 import { writeGguf, type GgufEntry, type TensorToWrite } from '../format/gguf-write.ts';
 import type { ByteSink } from '../format/source.ts';
 import { dtypeBlocks, tensorSizeBytes, type WeightDType } from '../math/dtype.ts';
@@ -176,7 +177,10 @@ function modelTensors(o: ForgeOptions): TensorToWrite[] {
   }
   tensors.push(weights.norm('output_norm', dModel));
   if (!o.tied) tensors.push(weights.matrix('output', [o.vocab, dModel], logitScale, output));
-  if (o.ropeScaling) tensors.push(vector('rope_freqs', ropeFactors(o, o.ropeScaling)));
+  if (o.ropeScaling) {
+    const factors = llama3RopeFactors(o.headDim, o.ropeTheta ?? 10_000, o.ropeScaling);
+    tensors.push(vector('rope_freqs', factors));
+  }
   return tensors;
 }
 
@@ -187,21 +191,6 @@ function vector(name: string, values: Float32Array): TensorToWrite {
     shape: [values.length],
     data: async () => encode('f32', values),
   };
-}
-
-/** Divisors of the RoPE frequencies, f32 [headDim / 2] (Llama 3.1's model card and code). */
-function ropeFactors(
-  { headDim, ropeTheta = 10_000 }: ForgeOptions,
-  scaling: NonNullable<ForgeOptions['ropeScaling']>,
-): Float32Array {
-  const { factor, lowFreqFactor, highFreqFactor, originalContextLength } = scaling;
-  return Float32Array.from({ length: headDim / 2 }, (_, i) => {
-    const wavelength = 2 * Math.PI * ropeTheta ** ((2 * i) / headDim);
-    const turns = originalContextLength / wavelength;
-    const smooth = (turns - lowFreqFactor) / (highFreqFactor - lowFreqFactor);
-    const kept = Math.min(1, Math.max(0, smooth));
-    return 1 / ((1 - kept) / factor + kept);
-  });
 }
 
 /** A Q8_0 block whatever the type, so that a seed means the same weights in each. */
