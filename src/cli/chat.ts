@@ -54,12 +54,16 @@ async function run(flags: ChatFlags): Promise<void> {
     terminal.on('SIGINT', () => {
       if (!conversation.stop()) terminal.close();
     });
+    // Piped input may end while its lines are still being taken.
+    let isOpen = true;
+    terminal.on('close', () => (isOpen = false));
+    const prompt = () => (isOpen ? terminal.prompt() : undefined);
     terminal.setPrompt('\n> ');
-    terminal.prompt();
+    prompt();
     for await (const line of terminal) {
       if (line.trim() === '/exit') break;
       await conversation.take(line.trim());
-      terminal.prompt();
+      prompt();
     }
     terminal.close();
   } finally {
