@@ -342,7 +342,10 @@ function tokenizerMetadata(o: ForgeOptions): [string, GgufEntry][] {
   return [['tokenizer.ggml.model', string('none')]];
 }
 
-/** GPT-2's: 256 byte symbols, one control token, merges of letters, then made-up tokens. */
+/**
+ * GPT-2's: 256 byte symbols, one control token, merges of letters, then longer pieces with 2.2
+ * merges each, the ratio of Llama 3's vocabulary: most pieces can be put together in several ways.
+ */
 function bpeMetadata(vocab: number): [string, GgufEntry][] {
   const symbols = byteSymbols();
   const space = symbols[32];
@@ -353,11 +356,18 @@ function bpeMetadata(vocab: number): [string, GgufEntry][] {
     ...letters.flatMap((a) => letters.map((b) => [a, b])),
     ...letters.flatMap((a) => letters.map((b) => [space + a, b])),
   ];
-  for (const [left, right] of pairs.slice(0, Math.max(0, vocab - tokens.length))) {
+  if (vocab < tokens.length) throw tooSmall(vocab, tokens.length);
+  for (const [left, right] of pairs.slice(0, vocab - tokens.length)) {
     merges.push(`${left} ${right}`);
     tokens.push(left + right);
   }
-  padTokens(tokens, vocab);
+  longPieces(symbols, tokens, vocab - tokens.length).forEach((piece, i) => {
+    const cuts = [...new Set([piece.length - 1, 1, 2])].filter((cut) => cut < piece.length);
+    for (const cut of cuts.slice(0, i % 3 === 0 ? 3 : 2)) {
+      merges.push(`${piece.slice(0, cut)} ${piece.slice(cut)}`);
+    }
+    tokens.push(piece);
+  });
   const end = 256;
   return [
     ['tokenizer.ggml.model', string('gpt2')],
@@ -375,6 +385,27 @@ function bpeMetadata(vocab: number): [string, GgufEntry][] {
     ['tokenizer.ggml.eos_token_id', u32(end)],
     ['tokenizer.ggml.add_bos_token', { type: 'bool', value: false }],
   ];
+}
+
+/**
+ * Every part of a few made-up words, in letters and in other scripts, shorter parts first: so each
+ * can be merged from two that come before it.
+ */
+function longPieces(symbols: readonly string[], known: readonly string[], count: number): string[] {
+  const random = new Random(count);
+  const pick = (from: readonly string[]) => from[Math.floor(random.uniform() * from.length)];
+  const all = new Set(known);
+  while (all.size < known.length + count) {
+    const alphabet = random.uniform() < 0.7 ? letters : symbols.slice(128);
+    const word = symbols[32] + Array.from({ length: 11 }, () => pick(alphabet)).join('');
+    for (let start = 0; start < word.length; start++) {
+      for (let end = start + 2; end <= word.length; end++) all.add(word.slice(start, end));
+    }
+  }
+  return [...all]
+    .slice(known.length)
+    .sort((a, b) => a.length - b.length)
+    .slice(0, count);
 }
 
 /** The printable stand-in of every byte: itself where printable, otherwise from U+0100 on. */
@@ -423,11 +454,10 @@ function spmMetadata(vocab: number): [string, GgufEntry][] {
 }
 
 function padTokens(tokens: string[], vocab: number): void {
-  if (tokens.length > vocab) {
-    throw new KvError(
-      'usage',
-      `forge: vocab is ${vocab}; this tokenizer needs ${tokens.length} or more.`,
-    );
-  }
+  if (vocab < tokens.length) throw tooSmall(vocab, tokens.length);
   while (tokens.length < vocab) tokens.push(`[made-up-${tokens.length}]`);
+}
+
+function tooSmall(vocab: number, needed: number): KvError {
+  return new KvError('usage', `forge: vocab is ${vocab}; this tokenizer needs ${needed} or more.`);
 }

@@ -3,6 +3,7 @@ import { KvError, ensure } from '../errors/errors.ts';
 import type { DType } from '../math/dtype.ts';
 import { supportedTypeNames } from './ggml-types.ts';
 import type { Gguf, GgufTensor } from './gguf.ts';
+import { GgufStringList } from './gguf-string-list.ts';
 import type { GgufValue } from './gguf-value.ts';
 
 type Metadata = Pick<Gguf, 'metadata' | 'metadataTypes'>;
@@ -41,7 +42,8 @@ export function getStrings(
 ): readonly string[] {
   return get(gguf, key, 'string[]', fallback, (value) => {
     // An empty array of booleans is no array of strings, so ask the type, not the items.
-    return gguf.metadataTypes.get(key) === 'string[]' ? (value as readonly string[]) : undefined;
+    if (gguf.metadataTypes.get(key) !== 'string[]') return undefined;
+    return value instanceof GgufStringList ? [...value] : (value as readonly string[]);
   });
 }
 

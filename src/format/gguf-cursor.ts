@@ -1,5 +1,6 @@
 import { KvError, ensure } from '../errors/errors.ts';
 import { maxHeaderBytes, maxStringBytes } from './gguf-limits.ts';
+import type { GgufStringList } from './gguf-string-list.ts';
 import type { ByteSource } from './source.ts';
 
 /** Read at a time: small headers come in one read, large ones in a few. */
@@ -17,6 +18,8 @@ export class HeaderCursor {
   position = 0;
   private bytes = new Uint8Array(0);
   private start = 0;
+  /** What `bytes` is part of; one for all reads, as each would wait for the garbage collector. */
+  private window = new Uint8Array(0);
   private readonly source: ByteSource;
 
   constructor(source: ByteSource) {
@@ -34,7 +37,8 @@ export class HeaderCursor {
     let at = this.position - this.start;
     if (at + length > this.bytes.length) {
       const size = Math.min(Math.max(length, windowBytes), this.remaining);
-      this.bytes = new Uint8Array(size);
+      if (size > this.window.length) this.window = new Uint8Array(size);
+      this.bytes = this.window.subarray(0, size);
       this.start = this.position;
       at = 0;
       await this.source.read(this.start, this.bytes);
@@ -84,8 +88,8 @@ export class HeaderCursor {
    * Appends up to `count` strings, as many as lie whole in the window, without waiting: waiting
    * for each of a vocabulary's would take longer than everything else in the header.
    */
-  stringsInWindow(into: string[], count: number, what: string): void {
-    const view = new DataView(this.bytes.buffer);
+  stringsInWindow(into: string[] | GgufStringList, count: number, what: string): void {
+    const view = new DataView(this.bytes.buffer, 0, this.bytes.length);
     while (into.length < count) {
       const at = this.position - this.start + 8;
       if (at > view.byteLength || view.getUint32(at - 4, true) !== 0) return;

@@ -32,3 +32,6 @@ export const maxDimensions = 4;
 
 /** Real files use 32; a page of 64 KiB is the most that mapping a file could want. */
 export const maxAlignment = 2 ** 16;
+
+/** Longer arrays of strings stay packed: a large vocabulary and its merges, nothing else. */
+export const maxStringsUnpacked = 2 ** 16;

@@ -1,3 +1,5 @@
+import type { GgufStringList } from './gguf-string-list.ts';
+
 /** Scalar types of GGUF metadata, in the order of their ids in the file. */
 export const ggufScalars = [
   'u8',
@@ -38,7 +40,14 @@ export type GgufNumbers =
 
 /** A metadata value. u64 and i64 are numbers where that is exact, otherwise bigint. */
 export type GgufValue =
-  number | bigint | boolean | string | readonly string[] | readonly boolean[] | GgufNumbers;
+  | number
+  | bigint
+  | boolean
+  | string
+  | readonly string[]
+  | GgufStringList
+  | readonly boolean[]
+  | GgufNumbers;
 
 interface NumberType {
   readonly bytes: number;

@@ -4,6 +4,7 @@ import { elementCount } from '../math/dtype.ts';
 import { ggmlTypeByName, ggmlTypes, type GgmlType } from './ggml-types.ts';
 import { alignmentOf, type Gguf } from './gguf.ts';
 import { maxDimensions, maxKeyBytes, maxTensorNameBytes } from './gguf-limits.ts';
+import { GgufStringList } from './gguf-string-list.ts';
 import {
   arrayTypeId,
   ggufNumberTypes,
@@ -160,6 +161,10 @@ const integerRanges: Partial<Record<GgufNumberType, [bigint, bigint]>> = {
   i64: [-(2n ** 63n), 2n ** 63n],
 };
 
+function isArrayLike(value: unknown): value is ArrayLike<unknown> {
+  return Array.isArray(value) || ArrayBuffer.isView(value);
+}
+
 /** Bytes that grow as values are appended, little-endian. */
 class HeaderBytes {
   private buffer = new Uint8Array(1 << 16);
@@ -179,8 +184,8 @@ class HeaderBytes {
       return;
     }
     const itemType = type.slice(0, -2) as GgufScalarType;
-    if (!Array.isArray(value) && !ArrayBuffer.isView(value)) throw wrongValue(what, type, value);
-    const items = value as ArrayLike<unknown>;
+    const items: unknown = value instanceof GgufStringList ? [...value] : value;
+    if (!isArrayLike(items)) throw wrongValue(what, type, value);
     this.number('u32', arrayTypeId);
     this.number('u32', ggufScalars.indexOf(itemType));
     this.number('u64', items.length);

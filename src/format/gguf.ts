@@ -15,9 +15,11 @@ import {
   maxKeyBytes,
   maxMetadataCount,
   maxStringBytes,
+  maxStringsUnpacked,
   maxTensorCount,
   maxTensorNameBytes,
 } from './gguf-limits.ts';
+import { GgufStringList } from './gguf-string-list.ts';
 import {
   arrayTypeId,
   ggufNumberTypes,
@@ -165,7 +167,7 @@ async function readArray(
 ): Promise<GgufValue> {
   if (type === 'string') {
     cursor.ensureRemaining(8 * length, what); // every string has at least its length
-    const strings: string[] = [];
+    const strings = length > maxStringsUnpacked ? new GgufStringList() : new Array<string>();
     while (strings.length < length) {
       strings.push(await cursor.string(maxStringBytes, what));
       cursor.stringsInWindow(strings, length, what);

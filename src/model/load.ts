@@ -40,15 +40,13 @@ export async function loadModel(
   input: string | URL | Blob | ByteSource,
   options: LoadOptions = {},
 ): Promise<Model> {
-  const { gguf, source, readSibling } = await openInput(input, options);
+  const { gguf, source, family, tokenizer, chatTemplate, hash, adapterText } = await readHead(
+    input,
+    options,
+  );
   let kernels = options.kernels;
   let weights: WeightLoader | undefined;
   try {
-    const architecture = getString(gguf, 'general.architecture');
-    const family = modelFamily(architecture);
-    const tokenizer = tokenizerFromGguf(gguf.metadata);
-    const hash = await modelHash(gguf, source);
-    const adapterText = options.adapter ?? (await readSibling('.adapter.json'));
     const adapter = adapterText ? parseAdapter(adapterText, `of ${source.name}`, hash) : undefined;
     const threads = options.threads === undefined ? {} : { threads: options.threads };
     const chosen = (kernels ??= await createKernels(options.backend ?? 'auto', threads));
@@ -57,12 +55,12 @@ export async function loadModel(
     const network = await (await family.load()).load(weights);
     return {
       name: getString(gguf, 'general.name', source.name),
-      architecture,
+      architecture: getString(gguf, 'general.architecture'),
       contextLength: network.contextLength,
       hash,
       kernels: chosen,
       tokenizer,
-      chatTemplate: chatTemplateOf(gguf.metadata),
+      chatTemplate,
       adapter,
       layers: network.layers,
       vocabSize: network.vocabSize,
@@ -81,6 +79,36 @@ export async function loadModel(
   } finally {
     await source.close();
   }
+}
+
+/**
+ * Everything that a header is good for beside its tensors. The vocabulary's strings, of which there
+ * can be half a million, live on only as far as the tokenizer needs them.
+ */
+async function readHead(input: string | URL | Blob | ByteSource, options: LoadOptions) {
+  const { gguf, source, readSibling } = await openInput(input, options);
+  try {
+    const family = modelFamily(getString(gguf, 'general.architecture'));
+    // Before the tokenizer, whose making sees to it that the bytes hashed are collected.
+    const hash = await modelHash(gguf, source);
+    return {
+      family,
+      hash,
+      tokenizer: tokenizerFromGguf(gguf.metadata),
+      chatTemplate: chatTemplateOf(gguf.metadata),
+      adapterText: options.adapter ?? (await readSibling('.adapter.json')),
+      gguf: withoutTokenizer(gguf),
+      source,
+    };
+  } catch (error) {
+    await source.close();
+    throw error;
+  }
+}
+
+function withoutTokenizer(gguf: Gguf): Gguf {
+  const rest = [...gguf.metadata].filter(([key]) => !key.startsWith('tokenizer.'));
+  return { ...gguf, metadata: new Map(rest) };
 }
 
 async function openInput(

@@ -68,14 +68,14 @@ export function tokenizerFromGguf(metadata: Metadata): Tokenizer {
     check(id);
     switch (types[id]) {
       case TokenType.normal:
-        return scheme.bytes(tokens[id]);
+        return scheme.bytes(tokens.at(id));
       case TokenType.control:
       case TokenType.unknown:
-        return special ? utf8.encode(tokens[id]) : nothing;
+        return special ? utf8.encode(tokens.at(id)) : nothing;
       case TokenType.userDefined:
-        return utf8.encode(tokens[id]);
+        return utf8.encode(tokens.at(id));
       case TokenType.byte:
-        return Uint8Array.of(Number.parseInt(tokens[id].slice(3, 5), 16));
+        return Uint8Array.of(Number.parseInt(tokens.at(id).slice(3, 5), 16));
       default:
         return nothing; // unused tokens have no text
     }
@@ -130,7 +130,7 @@ export function tokenizerFromGguf(metadata: Metadata): Tokenizer {
 
     token(id) {
       check(id);
-      return tokens[id];
+      return tokens.at(id);
     },
   };
 }
@@ -181,16 +181,17 @@ interface Special {
  * and unknown ones only on request.
  */
 function specialTokens(
-  { types, ids }: Vocabulary,
+  { tokens, types }: Vocabulary,
   metadata: Metadata,
 ): (parse: boolean) => Special[] {
   // GGUF has no field for this property of Phi-3's tokens; llama.cpp goes by the name as well.
   const isPhi3 = /phi-?3/i.test(String(metadata.get('general.name')));
   const never = ['<unk>', '<s>', '<|endoftext|>'];
   const ofTypes = (...wanted: number[]): Special[] =>
-    Array.from(ids)
-      .filter(([, id]) => wanted.includes(types[id]))
-      .map(([text, id]) => ({ text, id, stripAfter: isPhi3 && !never.includes(text) }))
+    Array.from(types)
+      .flatMap((type, id) => (wanted.includes(type) ? { id, text: tokens.at(id) } : []))
+      .filter(({ text }) => text !== '')
+      .map(({ id, text }) => ({ text, id, stripAfter: isPhi3 && !never.includes(text) }))
       .sort((a, b) => b.text.length - a.text.length);
   const always = ofTypes(TokenType.userDefined);
   const onRequest = ofTypes(TokenType.userDefined, TokenType.control, TokenType.unknown);

@@ -1,5 +1,10 @@
 import { ensure, KvError } from '../errors/errors.ts';
+import { TokenTable, type StringList } from './token-table.ts';
 
+/**
+ * Keys and values of a model file. Arrays of strings may be lists of another kind, such as one that
+ * decodes its strings as they are asked for.
+ */
 export type Metadata = ReadonlyMap<string, unknown>;
 
 /** GGUF's `tokenizer.ggml.token_type`. */
@@ -31,12 +36,11 @@ const endOfTurnNames = [
 
 /** The tokens of a model file, checked. */
 export interface Vocabulary {
-  readonly tokens: readonly string[];
+  readonly tokens: TokenTable;
   /** One `TokenType` per id. */
   readonly types: ArrayLike<number>;
-  readonly ids: ReadonlyMap<string, number>;
-  /** The part of `ids` that text may become: all but control, unknown and byte tokens. */
-  readonly textIds: ReadonlyMap<string, number>;
+  /** The id of a token that text may become: any but control, unknown and byte tokens. */
+  readonly textId: (token: string) => number | undefined;
   readonly bosId: number | undefined;
   readonly eosId: number | undefined;
   readonly unknownId: number | undefined;
@@ -46,36 +50,27 @@ export interface Vocabulary {
 
 /** @throws KvError "format" if the metadata has no vocabulary or contradicts itself */
 export function readVocabulary(metadata: Metadata): Vocabulary {
-  const tokens = readStrings(metadata, 'tokenizer.ggml.tokens');
+  const tokens = new TokenTable(readStrings(metadata, 'tokenizer.ggml.tokens'));
   const types = Int32Array.from(
     readNumbers(metadata, 'tokenizer.ggml.token_type', tokens.length) ??
-      tokens.map(() => TokenType.normal),
+      new Int32Array(tokens.length).fill(TokenType.normal),
   );
-  const ids = new Map<string, number>();
-  tokens.forEach((token, id) => {
-    const twin = ids.get(token);
+  types.forEach((type, id) =>
     ensure(
-      twin === undefined || token === '',
+      type !== TokenType.byte || /^<0x[0-9A-F]{2}>$/i.test(tokens.at(id)),
       'format',
       () =>
-        `tokenizer: tokens ${twin} and ${id} are both ${JSON.stringify(token)}; every token must be different. Convert the model again.`,
-    );
-    if (token) ids.set(token, id);
-  });
-
-  tokens.forEach((token, id) =>
-    ensure(
-      types[id] !== TokenType.byte || /^<0x[0-9A-F]{2}>$/i.test(token),
-      'format',
-      () =>
-        `tokenizer: byte token ${id} is ${JSON.stringify(token)}; it must look like <0x0A>. Convert the model again.`,
+        `tokenizer: byte token ${id} is ${JSON.stringify(tokens.at(id))}; it must look like <0x0A>. Convert the model again.`,
     ),
   );
 
-  const endOfTurnIds = endOfTurnNames.flatMap((name) => ids.get(name) ?? []);
+  const endOfTurnIds = endOfTurnNames.flatMap((name) => tokens.idOf(name) ?? []);
   for (const id of endOfTurnIds) types[id] = TokenType.control;
   const notText: readonly number[] = [TokenType.control, TokenType.unknown, TokenType.byte];
-  const textIds = new Map(Array.from(ids).filter(([, id]) => !notText.includes(types[id])));
+  const textId = (token: string) => {
+    const id = tokens.idOf(token);
+    return id === undefined || notText.includes(types[id]) ? undefined : id;
+  };
 
   const id = (name: string) => readTokenId(metadata, name, tokens.length);
   const eosId = id('eos_token_id');
@@ -83,8 +78,7 @@ export function readVocabulary(metadata: Metadata): Vocabulary {
   return {
     tokens,
     types,
-    ids,
-    textIds,
+    textId,
     bosId: id('bos_token_id'),
     eosId,
     unknownId: id('unknown_token_id'),
@@ -93,16 +87,21 @@ export function readVocabulary(metadata: Metadata): Vocabulary {
 }
 
 /** @throws KvError "format" if `key` is missing or is not an array of strings */
-export function readStrings(metadata: Metadata, key: string): readonly string[] {
+export function readStrings(metadata: Metadata, key: string): StringList {
   const value = metadata.get(key);
-  const strings = Array.isArray(value) ? value.filter((item) => typeof item === 'string') : [];
   ensure(
-    Array.isArray(value) && value.length > 0 && strings.length === value.length,
+    isStrings(value) && value.length > 0,
     'format',
     () =>
       `tokenizer: ${key} is ${describe(value)}; it must be an array of strings. Use a model file that holds its tokenizer.`,
   );
-  return strings;
+  return value;
+}
+
+function isStrings(value: unknown): value is StringList {
+  if (Array.isArray(value)) return value.every((item) => typeof item === 'string');
+  const isList = typeof value === 'object' && value !== null && Symbol.iterator in value;
+  return isList && 'length' in value && !ArrayBuffer.isView(value);
 }
 
 /**
