@@ -1,0 +1,149 @@
+/** Four-choice questions about a context of facts, in the format of MMLU (arXiv:2009.03300). */
+import { fourChoices, judgedByLetter } from './four-choices.ts';
+import { people, phrases } from './people-and-things.ts';
+import { checkSetting, joinTexts, linesAmidFiller, text } from './pieces.ts';
+import type { Draw, Exercise, Piece, Settings, Skill } from './skill.ts';
+
+/** A kind of fact; `value` is one of its phrases, `name` a person's. */
+interface Relation {
+  value(draw: Draw): string;
+  statement(name: string, value: string): string;
+  ask(name: string): string;
+  askWho(value: string): string;
+}
+
+interface Fact {
+  readonly name: string;
+  readonly value: string;
+  readonly relation: Relation;
+}
+
+const relations: readonly Relation[] = [
+  {
+    value: phrases.animal,
+    statement: (name, value) => `${name} keeps ${value}.`,
+    ask: (name) => `What does ${name} keep?`,
+    askWho: (value) => `Who keeps ${value}?`,
+  },
+  {
+    value: phrases.garment,
+    statement: (name, value) => `${name} wears ${value}.`,
+    ask: (name) => `What does ${name} wear?`,
+    askWho: (value) => `Who wears ${value}?`,
+  },
+  {
+    value: phrases.belonging,
+    statement: (name, value) => `${name} carries ${value}.`,
+    ask: (name) => `What does ${name} carry?`,
+    askWho: (value) => `Who carries ${value}?`,
+  },
+  {
+    value: phrases.meal,
+    statement: (name, value) => `${name} likes to eat ${value}.`,
+    ask: (name) => `What does ${name} like to eat?`,
+    askWho: (value) => `Who likes to eat ${value}?`,
+  },
+  {
+    value: phrases.address,
+    statement: (name, value) => `${name} lives at ${value}.`,
+    ask: (name) => `Where does ${name} live?`,
+    askWho: (value) => `Who lives at ${value}?`,
+  },
+  {
+    value: phrases.journey,
+    statement: (name, value) => `${name} will go ${value}.`,
+    ask: (name) => `Where and when will ${name} go?`,
+    askWho: (value) => `Who will go ${value}?`,
+  },
+  {
+    value: phrases.birth,
+    statement: (name, value) => `${name} was born ${value}.`,
+    ask: (name) => `When was ${name} born?`,
+    askWho: (value) => `Who was born ${value}?`,
+  },
+];
+
+/** Facts of one relation are asked about four at a time: the right one and three others. */
+const group = 4;
+
+/** Adds `count` facts of one relation about different people. */
+function drawFacts(
+  draw: Draw,
+  relation: Relation,
+  names: readonly string[],
+  count: number,
+): Fact[] {
+  const facts: Fact[] = [];
+  for (const name of draw.sample(names, count)) {
+    const used = new Set(facts.map(({ value }) => value));
+    facts.push(
+      draw.fresh(
+        () => {
+          let value = relation.value(draw);
+          while (used.has(value)) value = relation.value(draw);
+          return { name, value, relation };
+        },
+        (fact) => relation.statement(fact.name, fact.value),
+      ),
+    );
+  }
+  return facts;
+}
+
+function ask(draw: Draw, fact: Fact, four: readonly Fact[]): Piece[] {
+  const { name, value, relation } = fact;
+  if (draw.uniform() < 0.7) {
+    const values = four.map((other) => other.value);
+    return fourChoices(draw, relation.ask(name), value, values);
+  }
+  const names = four.map((other) => other.name);
+  return fourChoices(draw, relation.askWho(value), name, names);
+}
+
+function make(draw: Draw, chosen: Settings): Exercise {
+  const { facts, questions, blocks } = { ...settings, ...chosen };
+  checkSetting('tiny-mmlu', 'facts', facts, group, group * relations.length);
+  checkSetting('tiny-mmlu', 'questions', questions, 1, facts - (facts % group));
+  checkSetting('tiny-mmlu', 'blocks', blocks, 0, facts);
+  const full = Math.floor(facts / group);
+  const kinds = draw.sample(relations, Math.ceil(facts / group));
+  // As few people as fit: most have facts of several kinds, so the name alone does not answer.
+  const names = draw.sample(
+    people.map(({ name }) => name),
+    group + Math.floor(full / 2),
+  );
+  const groups = kinds.map((relation, i) =>
+    drawFacts(draw, relation, names, i < full ? group : facts % group),
+  );
+  const lines = groups.flat().map(({ relation, name, value }) => relation.statement(name, value));
+  const askable = groups.slice(0, full).flatMap((four) => four.map((fact) => ({ fact, four })));
+  return {
+    pieces: joinTexts([
+      ...linesAmidFiller(draw, draw.shuffle(lines), blocks),
+      text('\n'),
+      ...draw.sample(askable, questions).flatMap(({ fact, four }) => ask(draw, fact, four)),
+    ]),
+    ...judgedByLetter,
+  };
+}
+
+/**
+ * - `facts` in the context, 4 to 28; asked about are those whose kind has four
+ * - `questions` each about another fact
+ * - `blocks` of facts amid filler; 0: one list and no filler
+ */
+const settings = { facts: 6, questions: 1, blocks: 0 };
+
+export const skill: Skill = {
+  summary: 'four-choice questions about people in a context, in the format of MMLU',
+  settings,
+  vary: (draw) => {
+    const facts = draw.int(4, draw.pick([6, 12, 24]));
+    return {
+      facts,
+      questions: draw.int(1, Math.min(facts - (facts % group), 8)),
+      blocks: draw.uniform() < 0.7 ? 0 : draw.int(1, 3),
+    };
+  },
+  make,
+};
