@@ -1,0 +1,129 @@
+"""Training sequences: stretches of books, and exercises packed between them."""
+
+import json
+import pathlib
+
+import numpy as np
+
+PROSE, GIVEN, ANSWER = 0, 1, 2
+# Given text is mostly random (names, numbers); little can be learned from predicting it.
+WEIGHTS = np.array([1.0, 0.1, 3.0], np.float32)
+
+
+class Books:
+    """All texts under a folder, as paragraphs and as one long run of ids."""
+
+    def __init__(self, folder, tokenizer, cache):
+        texts = [p.read_text("utf-8") for p in sorted(pathlib.Path(folder).glob("**/*.txt"))]
+        if not texts:
+            raise SystemExit(f"{folder} holds no .txt files; unpack the books there")
+        self.paragraphs = [p for text in texts for p in text.split("\n\n") if p.strip()]
+        cache = pathlib.Path(cache)
+        if not cache.exists():
+            end = [tokenizer.id("<|endoftext|>")]
+            ids = [i for text in texts for i in tokenizer.encode(text) + end]
+            np.save(cache, np.array(ids, np.uint16))
+        ids = np.load(cache)
+        held_back = len(ids) // 100
+        self.ids, self.validation = ids[:-held_back], ids[-held_back:]
+
+    def stretch(self, random, length):
+        start = random.integers(len(self.ids) - length)
+        return self.ids[start : start + length].astype(np.int64)
+
+    def filler(self, random, tokenizer, budget):
+        """Neighbouring paragraphs of at most `budget` tokens together."""
+        at, chosen = int(random.integers(len(self.paragraphs))), []
+        while budget > 0 and at < len(self.paragraphs):
+            budget -= len(tokenizer.encode(self.paragraphs[at])) + 2
+            if budget >= 0:
+                chosen.append(self.paragraphs[at])
+            at += 1
+        return "\n\n".join(chosen)
+
+
+class Exercises:
+    """The lines of a file that exercises.mjs wrote, each used once, then from the start again."""
+
+    def __init__(self, path, start=0):
+        with open(path, encoding="utf-8") as file:
+            self.items = [json.loads(line) for line in file]
+        self.next = start
+        self.skills = sorted({item["skill"] for item in self.items})
+
+    def take(self):
+        item = self.items[self.next % len(self.items)]
+        self.next += 1
+        return item
+
+
+def exercise_ids(item, room, random, tokenizer, books):
+    """
+    One exercise with its filler written out: (ids, kinds) of at most `room` tokens, or None if it
+    does not fit. It is encoded as one text, as it will be when the model is asked.
+    """
+    pieces = item["pieces"]
+    fixed = sum(len(tokenizer.encode(text, True)) for kind, text in pieces if kind != "filler")
+    budget = room - fixed - 8
+    if budget < 0:
+        return None
+    budget *= random.uniform() ** 0.5
+    text, starts, kinds = "", [], []
+    for kind, content in pieces:
+        starts.append(len(text))
+        kinds.append({"filler": PROSE, "text": GIVEN, "answer": ANSWER}[kind])
+        text += books.filler(random, tokenizer, budget * content) if kind == "filler" else content
+    ids, ids_kinds = [], []
+    for offset, word in tokenizer.words(text, True):
+        kind = kinds[np.searchsorted(starts, offset, "right") - 1]
+        ids += word
+        ids_kinds += [kind] * len(word)
+    return (ids + [tokenizer.id("<|endoftext|>")], ids_kinds + [GIVEN]) if len(ids) < room else None
+
+
+def positions_with_gaps(random, length, context):
+    """
+    Positions 0 to length - 1, for half of the sequences with up to three gaps (PoSE, Zhu et al.
+    2023): short sequences then teach the distances of the whole context.
+    """
+    positions = np.arange(length)
+    if context > length and random.uniform() < 0.5:
+        gaps = np.diff(np.sort(random.integers(0, context - length + 1, 3)), prepend=0)
+        for at, gap in zip(np.sort(random.integers(1, length, 3)), gaps):
+            positions[at:] += gap
+    return positions
+
+
+class Batches:
+    """
+    Draws sequences: with probability `prose` a stretch of a book, else exercises packed one after
+    another, the rest filled with prose.
+    """
+
+    def __init__(self, books, exercises, tokenizer, context, prose, seed):
+        self.books, self.exercises, self.tokenizer = books, exercises, tokenizer
+        self.context, self.prose = context, prose
+        self.random = np.random.default_rng(seed)
+
+    def batch(self, count, length):
+        """Returns ids [count, length + 1], kinds of the targets and their skill (-1: none), positions."""
+        rows = [self._row(length + 1) for _ in range(count)]
+        ids, kinds, skills = (np.stack(column) for column in zip(*rows))
+        gaps = [positions_with_gaps(self.random, length, self.context) for _ in range(count)]
+        return ids, kinds[:, 1:], skills[:, 1:], np.stack(gaps)
+
+    def _row(self, size):
+        ids, kinds, skills = [], [], []
+        if self.exercises is not None and self.random.uniform() >= self.prose:
+            for _ in range(100):
+                item = self.exercises.take()
+                made = exercise_ids(item, size - len(ids), self.random, self.tokenizer, self.books)
+                if made is None:
+                    break
+                skill = self.exercises.skills.index(item["skill"])
+                ids += made[0]
+                kinds += made[1]
+                skills += [skill if kind == ANSWER else -1 for kind in made[1]]
+        rest = size - len(ids)
+        ids = np.concatenate([np.array(ids, np.int64), self.books.stretch(self.random, rest)])
+        return ids, np.array(kinds + [PROSE] * rest), np.array(skills + [-1] * rest)

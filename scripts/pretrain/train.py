@@ -1,0 +1,206 @@
+#!/usr/bin/env python3
+"""
+Trains the embedded model and writes it as GGUF. Runs unchanged on one CUDA GPU and on a CPU; a run
+that is stopped, by a limit or by a kill, goes on from its last checkpoint. See README.md.
+"""
+
+import argparse
+import json
+import math
+import pathlib
+import time
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+
+import checkpoint
+from data import ANSWER, PROSE, WEIGHTS, Batches, Books, Exercises
+from gguf import read_gguf, write_gguf
+from model import Model, Shape
+from muon import Muon
+from tokenizer import Tokenizer
+
+CHAT_TEMPLATE = (
+    "{% for m in messages %}{{ '<|im_start|>' + m.role + '\n' + m.content + '<|im_end|>\n' }}"
+    "{% endfor %}{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"
+)
+
+
+def arguments():
+    here = pathlib.Path(__file__).parent
+    parser = argparse.ArgumentParser(description=__doc__)
+    add = parser.add_argument
+    add("--name", required=True, help="general.name of the model")
+    add("--books", required=True, help="folder of .txt files")
+    add("--exercises", help="file that exercises.mjs wrote; without it, books alone")
+    add("--out", required=True, help="folder for checkpoint, log and model; a run there goes on")
+    add("--start", help="F32 GGUF of the same shape and vocabulary to start from")
+    add("--vocabulary", default=here / "vocabulary.json")
+    add("--tokens", type=float, default=20e6, help="tokens in all")
+    add("--stop-after", type=float, default=math.inf, help="minutes of this call")
+    add("--batch", type=int, default=8192, help="tokens per step")
+    add("--lengths", default="1024,4096", help="sequence lengths, one phase each")
+    add("--phases", default="0.85,0.15", help="share of the tokens of each phase")
+    add("--prose", type=float, default=0.35, help="share of sequences that are book text alone")
+    add("--muon-lr", type=float, default=0.02)
+    add("--adam-lr", type=float, default=0.003)
+    add("--decay", type=float, default=0.3, help="last share of the run, over which rates fall to 0")
+    add("--checkpoint-every", type=float, default=5, help="minutes")
+    add("--seed", type=int, default=1)
+    for field, default in vars(Shape()).items():
+        add(f"--{field.replace('_', '-')}", type=type(default), default=default)
+    return parser.parse_args()
+
+
+def write_model(path, model, name, tokenizer):
+    """The model as an F32 GGUF that llama.cpp and h1bkv read."""
+    control = [tokenizer.id(token) for token in tokenizer.control]
+    header = {
+        **model.shape.header(name),
+        "tokenizer.ggml.model": "gpt2",
+        "tokenizer.ggml.pre": "gpt-2",
+        "tokenizer.ggml.tokens": tokenizer.tokens,
+        "tokenizer.ggml.token_type": [3 if i in control else 1 for i in range(len(tokenizer.tokens))],
+        "tokenizer.ggml.merges": tokenizer.merges,
+        "tokenizer.ggml.eos_token_id": tokenizer.id("<|endoftext|>"),
+        "tokenizer.ggml.eot_token_id": tokenizer.id("<|im_end|>"),
+        "tokenizer.ggml.padding_token_id": tokenizer.id("<|endoftext|>"),
+        "tokenizer.ggml.add_bos_token": False,
+        "tokenizer.ggml.add_eos_token": False,
+        "tokenizer.chat_template": CHAT_TEMPLATE,
+    }
+    weights = {k: v.detach().float().cpu().numpy() for k, v in model.state_dict().items()}
+    write_gguf(path, header, weights)
+
+
+def loss_of(model, batch, device, skills):
+    """
+    Weighted cross-entropy of a batch, for the gradient, and sums for the log: {prose: (nats, tokens),
+    skill: (right answers' tokens, tokens)}.
+    """
+    ids, kinds, skill, positions = (torch.from_numpy(x).to(device) for x in batch)
+    weights = torch.from_numpy(WEIGHTS).to(device)[kinds]
+    hidden = model(ids[:, :-1], positions)
+    logits = model.logits(hidden).float()
+    nats = F.cross_entropy(logits.flatten(0, 1), ids[:, 1:].flatten(), reduction="none")
+    nats = nats.view(kinds.shape)
+    with torch.no_grad():
+        right = (logits.argmax(-1) == ids[:, 1:]).float()
+        sums = {"prose": (nats[kinds == PROSE].sum().item(), (kinds == PROSE).sum().item())}
+        for i, name in enumerate(skills):
+            mine = skill == i
+            sums[name] = (right[mine].sum().item(), mine.sum().item())
+    return (nats * weights).sum() / weights.sum(), sums
+
+
+@torch.no_grad()
+def validation_perplexity(model, books, device, length, count):
+    """Perplexity of prose that was held back, in windows of `length`."""
+    total = 0.0
+    for i in range(count):
+        at = i * (len(books.validation) - length - 1) // max(1, count - 1)
+        ids = torch.from_numpy(books.validation[at : at + length + 1].astype(np.int64)).to(device)[None]
+        hidden = model(ids[:, :-1], torch.arange(length, device=device)[None])
+        total += F.cross_entropy(model.logits(hidden)[0].float(), ids[0, 1:]).item()
+    return math.exp(total / count)
+
+
+def main():
+    args = arguments()
+    out = pathlib.Path(args.out)
+    out.mkdir(parents=True, exist_ok=True)
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    torch.manual_seed(args.seed)
+    tokenizer = Tokenizer.load(args.vocabulary)
+    books = Books(args.books, tokenizer, out / "books.npy")
+    shape = Shape(**{field: getattr(args, field) for field in vars(Shape())})
+    model = Model(shape)
+    if args.start:
+        _, weights = read_gguf(args.start)
+        model.load_state_dict({k: torch.from_numpy(v.copy()) for k, v in weights.items()})
+    model.to(device)
+    matrices = [p for n, p in model.named_parameters() if p.ndim == 2 and n.startswith("blk")]
+    others = [p for n, p in model.named_parameters() if not (p.ndim == 2 and n.startswith("blk"))]
+    muon = Muon(matrices, args.muon_lr)
+    adam = torch.optim.AdamW(others, args.adam_lr, betas=(0.9, 0.95), weight_decay=0.0)
+
+    done = {"tokens": 0, "exercise": 0, "seconds": 0.0, "step": 0}
+    stored = checkpoint.load(out / "checkpoint")
+    if stored:
+        tensors, done = stored
+        model.load_state_dict({k[6:]: v for k, v in tensors.items() if k.startswith("model.")})
+        for p, (i, _) in zip(matrices, enumerate(matrices)):
+            muon.state[p]["momentum"] = tensors[f"muon.{i}"].to(device).float()
+        for i, p in enumerate(others):
+            adam.state[p] = {
+                "step": torch.tensor(float(done["step"])),
+                "exp_avg": tensors[f"adam.{i}.exp_avg"].to(device).float(),
+                "exp_avg_sq": tensors[f"adam.{i}.exp_avg_sq"].to(device).float(),
+            }
+
+    exercises = Exercises(args.exercises, done["exercise"]) if args.exercises else None
+    skills = exercises.skills if exercises else []
+    seed = args.seed + done["step"]
+    batches = Batches(books, exercises, tokenizer, shape.context, args.prose, seed)
+    lengths = [int(x) for x in args.lengths.split(",")]
+    ends = np.cumsum([float(x) for x in args.phases.split(",")])
+    forward = torch.compile(model) if device == "cuda" else model
+
+    def save():
+        tensors = {f"model.{k}": v for k, v in model.state_dict().items()}
+        for i, p in enumerate(matrices):
+            tensors[f"muon.{i}"] = muon.state[p]["momentum"].bfloat16()
+        for i, p in enumerate(others):
+            for key in ("exp_avg", "exp_avg_sq"):
+                tensors[f"adam.{i}.{key}"] = adam.state[p][key].bfloat16()
+        done["exercise"] = exercises.next if exercises else 0
+        checkpoint.save(out / "checkpoint", tensors, done)
+        write_model(out / "model.gguf", model, args.name, tokenizer)
+
+    began = last_saved = time.monotonic()
+    earlier = done["seconds"]
+    sums = {}
+    while done["tokens"] < args.tokens and time.monotonic() - began < args.stop_after * 60:
+        progress = done["tokens"] / args.tokens
+        length = lengths[min(int(np.searchsorted(ends, progress, "right")), len(lengths) - 1)]
+        batch = batches.batch(max(1, args.batch // length), length)
+        rate = min(1.0, (done["step"] + 1) / 100, max(0.02, (1 - progress) / args.decay))
+        muon.param_groups[0]["lr"] = args.muon_lr * rate
+        adam.param_groups[0]["lr"] = args.adam_lr * rate
+        with torch.autocast(device, torch.bfloat16, enabled=device == "cuda"):
+            loss, new = loss_of(forward, batch, device, skills)
+        muon.zero_grad()
+        adam.zero_grad()
+        loss.backward()
+        muon.step()
+        adam.step()
+        for name, pair in new.items():
+            sums[name] = tuple(map(sum, zip(sums.get(name, (0, 0)), pair)))
+        done["step"] += 1
+        done["tokens"] += batch[1].size
+        done["seconds"] = earlier + time.monotonic() - began
+        if done["step"] % 50 == 0:
+            log(out, done, sums, model, books, device)
+            sums = {}
+        if time.monotonic() - last_saved > args.checkpoint_every * 60:
+            save()
+            last_saved = time.monotonic()
+    save()
+
+
+def log(out, done, sums, model, books, device):
+    """One line for people on stdout and one for curve.py in log.jsonl."""
+    row = {"step": done["step"], "tokens": done["tokens"], "seconds": round(done["seconds"])}
+    nats, count = sums.pop("prose")
+    row["prose"] = round(nats / max(1, count), 4)
+    row["skills"] = {name: round(a / n, 3) for name, (a, n) in sums.items() if n}
+    if done["step"] % 200 == 0:
+        row["validation"] = round(validation_perplexity(model, books, device, 1024, 8), 2)
+    with open(out / "log.jsonl", "a", encoding="utf-8") as file:
+        file.write(json.dumps(row) + "\n")
+    print(json.dumps(row), flush=True)
+
+
+if __name__ == "__main__":
+    main()
