@@ -8,36 +8,40 @@
  * Splits are merged in order, whoever computed them, so the result depends neither on the number
  * of threads nor on how many positions are asked at once.
  */
+#include "attend.h"
+
+#include "affine.h"
+#include "codes.h"
 #include "elementwise.h"
 #include "pool.h"
 
 enum {
-  ROWS = 32,
-  TILE = 128,
   SPLIT = 1024, /* positions; short enough to share one KV head among threads */
-  GROUP = 32,   /* keys or values unpacked at a time; for affine4 what shares a unit of weights */
-  TRIPLE = 3,   /* rows that share the loads of a key or value: as many as fit the registers */
   PAD = 8,      /* floats past the end of a row that vector code may touch */
 };
 
 /* Numbered as in src/kernels/wasm.ts. */
-enum { KEYS_F32 = 0, KEYS_F16 = 1, KEYS_SKETCH = 2 };
-enum { VALUES_F32 = 0, VALUES_F16 = 1, VALUES_AFFINE4 = 2 };
+enum { KEYS_F32 = 0, KEYS_F16 = 1, KEYS_SKETCH = 2, KEYS_CODES = 3 };
+enum { VALUES_F32 = 0, VALUES_F16 = 1, VALUES_AFFINE2 = 2, VALUES_AFFINE3, VALUES_AFFINE4 };
 
 typedef struct {
-  const void *keys;       /* [kv_heads, page_length, ...] */
-  const void *values;     /* [kv_heads, page_length, ...] */
-  const uint16_t *params; /* f16 [kv_heads, page_length, 2], affine4 only */
+  const void *keys;           /* [kv_heads, page_length, ...] */
+  const uint16_t *key_scales; /* f16 [kv_heads, page_length] or NULL, codes only */
+  const void *values;         /* [kv_heads, page_length, ...] */
+  const uint16_t *params;     /* f16 [kv_heads, page_length, 2], affine forms only */
 } Page;
 
 typedef struct {
-  const void *query;  /* f32 [n, heads, key_dim], or u32 [heads, n, words] */
-  const float *scale; /* f32 [heads] */
+  /* f32 [n, heads, key_dim], u32 [heads, n, words], or tables u8 [heads, n, groups, 2, 16] */
+  const void *query;
+  const float *query_scales; /* f32 [heads, n], codes only */
+  const float *scale;        /* f32 [heads] */
   const Page *pages;
   int32_t key_form, value_form;
   int32_t page_length, first, length;
   int32_t min_distance, max_distance;
-  int32_t words;
+  int32_t words; /* of a sketch; groups of codes */
+  float skip;    /* affine values: the share of all weights that may be left out */
   const float *table; /* of exp_table, or NULL; filled in here */
 } Segment;
 
@@ -74,6 +78,8 @@ INLINE int32_t head_of(const Block *b, int32_t r) {
   return b->kv_head * b->group + (b->first_row + r) % b->group;
 }
 INLINE int32_t position_of(const Block *b, int32_t r) { return (b->first_row + r) / b->group; }
+
+static int32_t pages_per_split(const Segment *s) { return max_i32(1, SPLIT / s->page_length); }
 
 /* --- scores: weights[r, s] = scale <query r, key slot + s>, 0 <= s < count ------------------- */
 
@@ -206,8 +212,27 @@ static void score_float(Block *b, const Segment *s, const Page *page, int32_t sl
   }
 }
 
+/** Whole blocks of keys: those past `count` are in the page, and their scores are not used. */
+static void score_codes(Block *b, const Segment *s, const Page *page, int32_t slot,
+                        int32_t count) {
+  size_t row = (size_t)(b->kv_head * s->page_length + slot), groups = (size_t)s->words;
+  const uint8_t *keys = (const uint8_t *)page->keys + row / BLOCK_KEYS * groups * GROUP_BYTES;
+  int32_t blocks = (count + BLOCK_KEYS - 1) / BLOCK_KEYS;
+  float alphas[TILE], factors[ROWS];
+  const uint8_t *tables[ROWS];
+  for (int32_t j = 0; j < blocks * BLOCK_KEYS; j += LANES)
+    store_f32x4(alphas + j, page->key_scales ? load_half_finite(page->key_scales + row + j)
+                                             : splat(1));
+  for (int32_t r = 0; r < b->rows; r++) {
+    size_t query = (size_t)(head_of(b, r) * b->shape->n + position_of(b, r));
+    tables[r] = (const uint8_t *)s->query + query * groups * TABLE_BYTES;
+    factors[r] = s->scale[head_of(b, r)] * s->query_scales[query];
+  }
+  scan_codes(keys, blocks, s->words, tables, factors, b->rows, alphas, b->weights);
+}
+
 typedef void (*Score)(Block *, const Segment *, const Page *, int32_t slot, int32_t count);
-static const Score score[] = {score_float, score_float, score_sketch};
+static const Score score[] = {score_float, score_float, score_sketch, score_codes};
 
 /* --- softmax ---------------------------------------------------------------------------------- */
 
@@ -362,142 +387,23 @@ static void accumulate_float(Block *b, const Segment *s, const Page *page, int32
   }
 }
 
-/** What one row brings to a group of positions: 15-bit integers that stand for weight * step. */
-typedef struct {
-  int16_t q[GROUP];
-  int32_t total; /* of q */
-  float unit;    /* weight * step = unit * q */
-  float centre;  /* sum of weight * (minimum + 8 step), what codes of 8 would give */
-} Quantized;
-
-static void quantize_weights(const float *w, const float *steps, const float *centres,
-                             Quantized *out) {
-  f32x4 centre = splat(0), largest = splat(0);
-  f32x4 products[GROUP / LANES];
-  for (int32_t k = 0; k < GROUP / LANES; k++) {
-    f32x4 weight = load_f32x4(w + k * LANES);
-    centre = madd(weight, load_f32x4(centres + k * LANES), centre);
-    products[k] = weight * load_f32x4(steps + k * LANES);
-    largest = max_f32(largest, products[k]);
-  }
-  out->centre = sum_f32(centre);
-  out->unit = max_lane(largest) / 32767;
-  f32x4 inverse = splat(finite_or_zero(1 / out->unit));
-  i32x4 total = splat_i32(0);
-  for (int32_t k = 0; k < GROUP / LANES; k += 2) {
-    i32x4 a = to_nearest_i32(products[k] * inverse);
-    i32x4 b = to_nearest_i32(products[k + 1] * inverse);
-    store_i16x8(out->q + k * LANES, narrow_i32(a, b));
-    total += a + b;
-  }
-  out->total = (total[0] + total[1]) + (total[2] + total[3]);
-}
-
-/** sums[0 .. count) += x, count <= LANES. */
-INLINE void add_some(float *sums, f32x4 x, int32_t count) {
-  if (count >= LANES) store_f32x4(sums, load_f32x4(sums) + x);
-  else for (int32_t k = 0; k < count; k++) sums[k] += x[k];
-}
-
-/**
- * sums += unit * (q code - 8 total) + centre for `rows` rows, which share the unpacking, and for
- * the dimensions of `width` <= 8 bytes and those `half` after them. With a byte as low + 16 high,
- * sums over bytes and over high nibbles give those over low nibbles.
- * @param codes u8 [positions, half], from the first of these bytes
- */
-INLINE void add_codes(const Quantized *weights, int32_t rows, const uint8_t *codes,
-                      int32_t positions, size_t half, int32_t width, float *sums, size_t stride) {
-  i32x4 bytes0[TRIPLE], bytes1[TRIPLE], high0[TRIPLE], high1[TRIPLE];
-#pragma unroll
-  for (int32_t r = 0; r < rows; r++) bytes0[r] = bytes1[r] = high0[r] = high1[r] = splat_i32(0);
-#pragma clang loop unroll(disable) // see linear.c
-  for (int32_t k = 0; k < positions; k += 2, codes += 2 * half) {
-    // An odd last position is its own partner, whose weight is zero.
-    const uint8_t *partner = k + 1 < positions ? codes + half : codes;
-    i16x8 a = width == 8 ? widen_u8(codes) : widen_some_u8(codes, width);
-    i16x8 b = width == 8 ? widen_u8(partner) : widen_some_u8(partner, width);
-    i16x8 codes0 = interleave_low(a, b), codes0_high = shift_right_u16(codes0, 4);
-#pragma unroll
-    for (int32_t r = 0; r < rows; r++) {
-      i16x8 weight = splat_pair(weights[r].q + k);
-      bytes0[r] += dot_i16(codes0, weight);
-      high0[r] += dot_i16(codes0_high, weight);
-    }
-    i16x8 codes1 = interleave_high(a, b), codes1_high = shift_right_u16(codes1, 4);
-#pragma unroll
-    for (int32_t r = 0; r < rows; r++) {
-      i16x8 weight = splat_pair(weights[r].q + k);
-      bytes1[r] += dot_i16(codes1, weight);
-      high1[r] += dot_i16(codes1_high, weight);
-    }
-  }
-#pragma unroll
-  for (int32_t r = 0; r < rows; r++) {
-    float *low = sums + (size_t)r * stride, *high = low + half;
-    i32x4 eights = splat_i32(8 * weights[r].total);
-    f32x4 unit = splat(weights[r].unit), centre = splat(weights[r].centre);
-    add_some(low, madd(to_f32(bytes0[r] - 16 * high0[r] - eights), unit, centre), width);
-    add_some(low + 4, madd(to_f32(bytes1[r] - 16 * high1[r] - eights), unit, centre), width - 4);
-    add_some(high, madd(to_f32(high0[r] - eights), unit, centre), width);
-    add_some(high + 4, madd(to_f32(high1[r] - eights), unit, centre), width - 4);
-  }
-}
-
-INLINE void add_all_codes(const Quantized *weights, int32_t rows, const uint8_t *codes,
-                          int32_t positions, size_t half, float *sums, size_t stride) {
-  size_t c = 0;
-  for (; c + 8 <= half; c += 8)
-    add_codes(weights, rows, codes + c, positions, half, 8, sums + c, stride);
-  if (c < half)
-    add_codes(weights, rows, codes + c, positions, half, (int32_t)(half - c), sums + c, stride);
-}
-
-/**
- * Weights times steps become 15-bit integers that share a unit within a GROUP of positions, and
- * codes count from 8, so a group errs by at most GROUP / 2 * 8 steps / 32767 of its largest weight.
- */
-static void accumulate_affine4(Block *b, const Segment *s, const Page *page, int32_t slot,
-                               int32_t count) {
-  size_t row = (size_t)(b->kv_head * s->page_length + slot);
-  size_t half = (size_t)b->shape->value_dim / 2;
-  const uint8_t *codes = (const uint8_t *)page->values + row * half;
-  const uint16_t *params = page->params + row * 2;
-  for (int32_t j = 0; j < count; j += GROUP, codes += GROUP * half, params += GROUP * 2) {
-    int32_t some = min_i32(GROUP, count - j);
-    float steps[GROUP] = {0}, centres[GROUP] = {0};
-    uint16_t last[2 * GROUP] = {0};
-    const uint16_t *p = params;
-    if (some < GROUP) {
-      __builtin_memcpy(last, params, (size_t)some * 2 * sizeof(uint16_t));
-      p = last;
-    }
-    for (int32_t k = 0; k < GROUP; k += LANES) {
-      f32x4 minimum = low_halves_finite(p + 2 * k), step = high_halves_finite(p + 2 * k);
-      store_f32x4(steps + k, step);
-      store_f32x4(centres + k, madd(splat(8), step, minimum));
-    }
-    Quantized weights[ROWS];
-    for (int32_t r = 0; r < b->rows; r++) {
-      float *w = b->weights + r * TILE + j;
-      for (int32_t k = some; k < GROUP; k++) w[k] = 0;
-      quantize_weights(w, steps, centres, weights + r);
-    }
-    size_t stride = b->sums_stride;
-    float *sums = b->part.sums;
-    int32_t r = 0;
-    for (; r + TRIPLE <= b->rows; r += TRIPLE)
-      add_all_codes(weights + r, TRIPLE, codes, some, half, sums + (size_t)r * stride, stride);
-    for (; r < b->rows; r++)
-      add_all_codes(weights + r, 1, codes, some, half, sums + (size_t)r * stride, stride);
-  }
+static void accumulate_affine(Block *b, const Segment *s, const Page *page, int32_t slot,
+                              int32_t count) {
+  size_t row = (size_t)(b->kv_head * s->page_length + slot), dim = (size_t)b->shape->value_dim;
+  int32_t bits = s->value_form - VALUES_AFFINE2 + 2;
+  const uint8_t *codes = (const uint8_t *)page->values + row * (dim * (size_t)bits / 8);
+  AffineValues values = {codes, page->params + row * 2, dim, bits};
+  // So small a share of what a split has so far, that all its positions together have at most `skip`.
+  float share = s->skip / (float)(pages_per_split(s) * s->page_length);
+  add_affine(b->weights, b->rows, &values, count, share, b->part.total, b->part.sums,
+             b->sums_stride, (uint8_t *)b->unpacked);
 }
 
 typedef void (*Accumulate)(Block *, const Segment *, const Page *, int32_t slot, int32_t count);
-static const Accumulate accumulate[] = {accumulate_float, accumulate_float, accumulate_affine4};
+static const Accumulate accumulate[] = {accumulate_float, accumulate_float, accumulate_affine,
+                                        accumulate_affine, accumulate_affine};
 
 /* --- blocks and splits ------------------------------------------------------------------------ */
-
-static int32_t pages_per_split(const Segment *s) { return max_i32(1, SPLIT / s->page_length); }
 
 static int32_t splits_of(const Segment *s) {
   int32_t positions = pages_per_split(s) * s->page_length;
@@ -512,7 +418,7 @@ static void see(Block *b, const Segment *s) {
     int64_t low = at - s->max_distance, high = at - s->min_distance + 1;
     b->low[r] = low < 0 ? 0 : low > s->length ? s->length : (int32_t)low;
     b->high[r] = high < 0 ? 0 : high > s->length ? s->length : (int32_t)high;
-    if (s->key_form == KEYS_SKETCH) continue;
+    if (s->key_form != KEYS_F32 && s->key_form != KEYS_F16) continue;
     size_t row = (size_t)position_of(b, r) * (size_t)b->shape->heads + (size_t)head_of(b, r);
     unpack_rows(s->query, 0, row, 1, dim, b->key_stride, b->queries + (size_t)r * b->key_stride);
   }
@@ -712,11 +618,12 @@ void scores(const Segment *segment, const Shape *shape, float *out, float *scrat
       score[segment->key_form](&b, segment, page, slot, count);
       for (int32_t r = 0; r < b.rows; r++) {
         size_t row = (size_t)(head_of(&b, r) * shape->n + position_of(&b, r));
-        for (int32_t j = 0; j < count; j++) {
-          int32_t seen = first + j >= b.low[r] && first + j < b.high[r];
-          out[row * (size_t)segment->length + (size_t)(first + j)] =
-              seen ? b.weights[r * TILE + j] : -__builtin_inff();
-        }
+        float *to = out + row * (size_t)segment->length + (size_t)first;
+        int32_t low = min_i32(count, max_i32(0, b.low[r] - first));
+        int32_t high = max_i32(low, min_i32(count, b.high[r] - first));
+        __builtin_memcpy(to + low, b.weights + r * TILE + low, (size_t)(high - low) * sizeof(float));
+        for (int32_t j = 0; j < low; j++) to[j] = -__builtin_inff();
+        for (int32_t j = high; j < count; j++) to[j] = -__builtin_inff();
       }
       first += count;
     }

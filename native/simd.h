@@ -51,6 +51,9 @@ INLINE i32x4 select_i32(i32x4 mask, i32x4 a, i32x4 b) {
   return (i32x4)wasm_v128_bitselect((v128_t)a, (v128_t)b, (v128_t)mask);
 }
 
+/** Bit i is set where lane i of a mask is. */
+INLINE uint32_t lane_bits(i32x4 mask) { return wasm_i32x4_bitmask((v128_t)mask); }
+
 /** The larger of each lane; b where either is NaN. */
 INLINE f32x4 max_f32(f32x4 a, f32x4 b) { return (f32x4)wasm_f32x4_pmax((v128_t)b, (v128_t)a); }
 INLINE f32x4 min_f32(f32x4 a, f32x4 b) { return (f32x4)wasm_f32x4_pmin((v128_t)b, (v128_t)a); }
@@ -171,6 +174,57 @@ INLINE i16x8 interleave_high_pairs(i16x8 a, i16x8 b) {
 
 /** 16 bytes, whatever they hold. */
 INLINE i16x8 load_bytes(const uint8_t *p) { return (i16x8)wasm_v128_load(p); }
+
+/** The first `count` <= 4 bytes; the rest 0. */
+INLINE i16x8 load_some_bytes(const uint8_t *p, int32_t count) {
+  if (count == 4) return (i16x8)wasm_v128_load32_zero(p);
+  uint8_t some[16] = {0};
+  for (int32_t i = 0; i < count; i++) some[i] = p[i];
+  return load_bytes(some);
+}
+
+/** The lower half of each of 16 bytes. */
+INLINE i16x8 low_nibbles(i16x8 a) { return a & splat_byte(15); }
+INLINE i16x8 high_nibbles(i16x8 a) { return (i16x8)wasm_u8x16_shr((v128_t)a, 4); }
+
+/** Byte i is byte indices[i] < 16 of the table. */
+INLINE i16x8 look_up(i16x8 table, i16x8 indices) {
+#ifdef __wasm_relaxed_simd__
+  return (i16x8)wasm_i8x16_relaxed_swizzle((v128_t)table, (v128_t)indices);
+#else
+  return (i16x8)wasm_i8x16_swizzle((v128_t)table, (v128_t)indices);
+#endif
+}
+
+/** Bytes a0 b0 a1 b1 .. a7 b7 */
+INLINE i16x8 interleave_low_bytes(i16x8 a, i16x8 b) {
+  return (i16x8)wasm_i8x16_shuffle((v128_t)a, (v128_t)b, 0, 16, 1, 17, 2, 18, 3, 19, 4, 20, 5, 21,
+                                   6, 22, 7, 23);
+}
+
+/** Bytes a8 b8 .. a15 b15 */
+INLINE i16x8 interleave_high_bytes(i16x8 a, i16x8 b) {
+  return (i16x8)wasm_i8x16_shuffle((v128_t)a, (v128_t)b, 8, 24, 9, 25, 10, 26, 11, 27, 12, 28, 13,
+                                   29, 14, 30, 15, 31);
+}
+
+/** Bytes 0, 2, 4 .. of a and then of b. */
+INLINE i16x8 even_bytes(i16x8 a, i16x8 b) {
+  return (i16x8)wasm_i8x16_shuffle((v128_t)a, (v128_t)b, 0, 2, 4, 6, 8, 10, 12, 14, 16, 18, 20, 22,
+                                   24, 26, 28, 30);
+}
+
+INLINE i16x8 odd_bytes(i16x8 a, i16x8 b) {
+  return (i16x8)wasm_i8x16_shuffle((v128_t)a, (v128_t)b, 1, 3, 5, 7, 9, 11, 13, 15, 17, 19, 21, 23,
+                                   25, 27, 29, 31);
+}
+
+/** The first 8 of 16 u8 as i16. */
+INLINE i16x8 widen_low_bytes(i16x8 a) { return (i16x8)wasm_u16x8_extend_low_u8x16((v128_t)a); }
+
+/** The first 4 of 8 i16 as i32, and the last 4. */
+INLINE i32x4 low_i32(i16x8 a) { return (i32x4)wasm_i32x4_extend_low_i16x8((v128_t)a); }
+INLINE i32x4 high_i32(i16x8 a) { return (i32x4)wasm_i32x4_extend_high_i16x8((v128_t)a); }
 
 INLINE i16x8 shift_right_u16(i16x8 a, int32_t bits) {
   return (i16x8)wasm_u16x8_shr((v128_t)a, (uint32_t)bits);

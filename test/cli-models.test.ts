@@ -4,6 +4,7 @@ import { existsSync, mkdirSync, readFileSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { afterAll, beforeAll, describe, expect, test } from 'vitest';
 import { forgeBytes } from '../src/bench/forge-node.ts';
+import { readSessionFile } from '../src/generate/session-file-node.ts';
 import { packageRoot, say, temporaryFolder, tinyShape } from './forged.ts';
 import { startHub, type HubServer } from './hub-server.ts';
 import { hfTwin } from './hf-twin.ts';
@@ -159,8 +160,8 @@ describe.skipIf(!isBuilt)('chat over a pipe', () => {
   const chat = (lines: readonly string[], ...args: string[]) =>
     run(['chat', '--model', gguf, '--max-tokens', '8', ...args], lines.join('\n') + '\n');
 
-  test('answers, counts, forgets, saves and loads', () => {
-    const file = join(folder, 'talk.json');
+  test('answers, counts, forgets, saves and loads', async () => {
+    const file = join(folder, 'talk.session');
     const { code, out } = chat(
       ['Hello.', '/context', '/cache', `/save ${file}`, '/undo', '/undo', `/load ${file}`, '/exit'],
       '--system',
@@ -171,10 +172,10 @@ describe.skipIf(!isBuilt)('chat over a pipe', () => {
     expect(out).toMatch(/\d+ of 512 tokens, 3 messages/);
     expect(out).toMatch(/h1b:b=256.*positions in .* f16 would take/);
     expect(out).toMatch(
-      /\(2 messages forgotten\)[\s\S]*\(0 messages forgotten\)[\s\S]*\(3 messages\)/,
+      /\(2 messages forgotten\)[\s\S]*\(0 messages forgotten\)[\s\S]*\(3 messages; \d+ positions/,
     );
-    const saved = JSON.parse(readFileSync(file, 'utf8')) as { messages: { role: string }[] };
-    expect(saved.messages.map(({ role }) => role)).toEqual(['system', 'user', 'assistant']);
+    const { messages } = await readSessionFile(file);
+    expect(messages?.map(({ role }) => role)).toEqual(['system', 'user', 'assistant']);
   });
 
   test('what goes wrong is said and the chat goes on', () => {

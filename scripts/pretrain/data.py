@@ -94,15 +94,40 @@ def positions_with_gaps(random, length, context):
     return positions
 
 
+def copy_sources(ids):
+    """
+    Where a reader who copies would look: for each position t, the position after the latest longest
+    match of the text up to t, if what follows there is what follows t. Matches of one token do not
+    count. ids [length + 1]; returns int64 [length], -1 where there is no such place.
+    """
+    length = len(ids) - 1
+    sources = np.full(length, -1)
+    matched = np.zeros(length, np.int64)  # matched[s]: tokens before and at s that equal those at t
+    for t in range(length):
+        matched[1:] = matched[:-1]
+        matched[0] = 0
+        matched = np.where(ids[:length] == ids[t], matched + 1, 0)
+        if t == 0:
+            continue
+        best = matched[:t].max()
+        if best >= 2:
+            s = t - 1 - int(np.argmax(matched[:t][::-1] == best))
+            if ids[s + 1] == ids[t + 1]:
+                sources[t] = s + 1
+    return sources
+
+
 class Batches:
     """
-    Draws sequences: with probability `prose` a stretch of a book, else exercises packed one after
-    another, the rest filled with prose.
+    Draws sequences: with probability `prose` a stretch of a book, with probability `repeats` a run of
+    random tokens over and over, which teaches to look back sooner than anything else, and else
+    exercises packed one after another, the rest filled with prose.
     """
 
-    def __init__(self, books, exercises, tokenizer, context, prose, seed):
+    def __init__(self, books, exercises, tokenizer, context, prose, repeats, seed):
         self.books, self.exercises, self.tokenizer = books, exercises, tokenizer
-        self.context, self.prose = context, prose
+        self.context, self.prose, self.repeats = context, prose, repeats
+        self.skills = (exercises.skills if exercises else []) + ["repeat"]
         self.random = np.random.default_rng(seed)
 
     def batch(self, count, length):
@@ -114,13 +139,20 @@ class Batches:
 
     def _row(self, size):
         ids, kinds, skills = [], [], []
-        if self.exercises is not None and self.random.uniform() >= self.prose:
+        lot = self.random.uniform()
+        if lot < self.repeats:
+            period = int(np.exp(self.random.uniform(np.log(6), np.log(size / 2))))
+            ids = np.resize(self.random.choice(self.books.ids, period), size).astype(np.int64)
+            is_first = np.arange(size) < period
+            repeat = len(self.skills) - 1
+            return ids, np.where(is_first, GIVEN, ANSWER), np.where(is_first, -1, repeat)
+        if self.exercises is not None and lot >= self.repeats + self.prose:
             for _ in range(100):
                 item = self.exercises.take()
                 made = exercise_ids(item, size - len(ids), self.random, self.tokenizer, self.books)
                 if made is None:
                     break
-                skill = self.exercises.skills.index(item["skill"])
+                skill = self.skills.index(item["skill"])
                 ids += made[0]
                 kinds += made[1]
                 skills += [skill if kind == ANSWER else -1 for kind in made[1]]

@@ -79,6 +79,19 @@ def attention(q, k, v):
     return torch.cat(outs, 2)
 
 
+def attention_loss(q, k, head, targets):
+    """
+    Mean of -log(attention weight) that one head gives to the position it should look at.
+    q, k as for `attention`; targets int64 [batch, length], -1 where nothing is asked.
+    """
+    query, key = q[:, head], k[:, head * k.shape[1] // q.shape[1]]
+    scores = (query @ key.transpose(-1, -2)).float() * q.shape[-1] ** -0.5
+    length = scores.shape[-1]
+    future = torch.ones(length, length, dtype=torch.bool, device=scores.device).triu(1)
+    scores = scores.masked_fill(future, float("-inf"))
+    return F.cross_entropy(scores.flatten(0, 1), targets.flatten(), ignore_index=-1)
+
+
 class Layer(nn.Module):
     def __init__(self, s):
         super().__init__()
@@ -94,16 +107,19 @@ class Layer(nn.Module):
         self.ffn_up = linear(s.width, s.hidden)
         self.ffn_down = linear(s.hidden, s.width)
 
-    def forward(self, x, angles):
+    def forward(self, x, angles, lessons=()):
+        """lessons: (head, targets) pairs. Returns (x, the sum of their attention losses)."""
         batch, length, _ = x.shape
         heads = lambda t: t.view(batch, length, -1, self.shape.head_dim)
         h = self.attn_norm(x)
         q, k = rotate(heads(self.attn_q(h)), angles), rotate(heads(self.attn_k(h)), angles)
         v = heads(self.attn_v(h))
-        out = attention(*(t.transpose(1, 2) for t in (q, k, v)))
+        q, k, v = (t.transpose(1, 2) for t in (q, k, v))
+        loss = sum(attention_loss(q, k, head, targets) for head, targets in lessons)
+        out = attention(q, k, v)
         x = x + self.attn_output(out.transpose(1, 2).reshape(batch, length, -1))
         h = self.ffn_norm(x)
-        return x + self.ffn_down(F.silu(self.ffn_gate(h)) * self.ffn_up(h))
+        return x + self.ffn_down(F.silu(self.ffn_gate(h)) * self.ffn_up(h)), loss
 
 
 class Model(nn.Module):
@@ -125,13 +141,18 @@ class Model(nn.Module):
             for linear in (layer.attn_output, layer.ffn_down):
                 nn.init.normal_(linear.weight, std=0.02 * (2 * s.layers) ** -0.5)
 
-    def forward(self, ids, positions):
-        """ids, positions int64 [batch, length] -> the last hidden states, normed [batch, length, width]."""
+    def forward(self, ids, positions, lessons={}):
+        """
+        ids, positions int64 [batch, length]; lessons: {layer: [(head, targets)]}.
+        Returns (the last hidden states, normed [batch, length, width], the sum of attention losses).
+        """
         x = self.token_embd(ids)
         angles = tuple(t[positions][:, :, None].type_as(x) for t in (self.cos, self.sin))
-        for layer in self.blk:
-            x = layer(x, angles)
-        return self.output_norm(x)
+        total = 0.0
+        for i, layer in enumerate(self.blk):
+            x, loss = layer(x, angles, lessons.get(i, ()))
+            total = total + loss
+        return self.output_norm(x), total
 
     def logits(self, hidden):
         return hidden @ self.token_embd.weight.T

@@ -15,11 +15,16 @@ import torch
 import torch.nn.functional as F
 
 import checkpoint
-from data import ANSWER, PROSE, WEIGHTS, Batches, Books, Exercises
+from data import PROSE, WEIGHTS, Batches, Books, Exercises, copy_sources
 from gguf import read_gguf, write_gguf
 from model import Model, Shape
 from muon import Muon
 from tokenizer import Tokenizer
+
+# Heads that are told where to look while --lessons is above 0: (layer, head) and how many positions
+# back, or "copy". Without this, a small model finds out how to look things up only after tens of
+# millions of tokens.
+LESSONS = {(0, 0): 1, (0, 2): 2, (1, 0): 1, (1, 2): 3, (3, 0): "copy", (3, 2): "copy", (4, 0): "copy"}
 
 CHAT_TEMPLATE = (
     "{% for m in messages %}{{ '<|im_start|>' + m.role + '\n' + m.content + '<|im_end|>\n' }}"
@@ -43,6 +48,8 @@ def arguments():
     add("--lengths", default="1024,4096", help="sequence lengths, one phase each")
     add("--phases", default="0.85,0.15", help="share of the tokens of each phase")
     add("--prose", type=float, default=0.35, help="share of sequences that are book text alone")
+    add("--repeats", type=float, default=0.05, help="share of sequences that repeat random tokens")
+    add("--lessons", type=float, default=0.0, help="weight of the attention losses of LESSONS")
     add("--muon-lr", type=float, default=0.02)
     add("--adam-lr", type=float, default=0.003)
     add("--decay", type=float, default=0.3, help="last share of the run, over which rates fall to 0")
@@ -74,14 +81,28 @@ def write_model(path, model, name, tokenizer):
     write_gguf(path, header, weights)
 
 
-def loss_of(model, batch, device, skills):
+def lessons_of(ids, device):
+    """What LESSONS ask of a batch, as `Model.forward` takes it. ids [batch, length + 1]"""
+    length = ids.shape[1] - 1
+    copies = torch.from_numpy(np.stack([copy_sources(row) for row in ids])).to(device)
+    lessons = {}
+    for (layer, head), back in LESSONS.items():
+        targets = copies
+        if back != "copy":
+            targets = torch.arange(length, device=device).sub(back).clamp(min=-1).expand(len(ids), -1)
+        lessons.setdefault(layer, []).append((head, targets))
+    return lessons
+
+
+def loss_of(model, batch, device, skills, lesson_weight):
     """
     Weighted cross-entropy of a batch, for the gradient, and sums for the log: {prose: (nats, tokens),
     skill: (right answers' tokens, tokens)}.
     """
+    lessons = lessons_of(batch[0], device) if lesson_weight > 0 else {}
     ids, kinds, skill, positions = (torch.from_numpy(x).to(device) for x in batch)
     weights = torch.from_numpy(WEIGHTS).to(device)[kinds]
-    hidden = model(ids[:, :-1], positions)
+    hidden, attention = model(ids[:, :-1], positions, lessons)
     logits = model.logits(hidden).float()
     nats = F.cross_entropy(logits.flatten(0, 1), ids[:, 1:].flatten(), reduction="none")
     nats = nats.view(kinds.shape)
@@ -91,7 +112,9 @@ def loss_of(model, batch, device, skills):
         for i, name in enumerate(skills):
             mine = skill == i
             sums[name] = (right[mine].sum().item(), mine.sum().item())
-    return (nats * weights).sum() / weights.sum(), sums
+        if lessons:
+            sums["attention loss"] = (float(attention), len(LESSONS))
+    return (nats * weights).sum() / weights.sum() + lesson_weight * attention / len(LESSONS), sums
 
 
 @torch.no_grad()
@@ -101,7 +124,7 @@ def validation_perplexity(model, books, device, length, count):
     for i in range(count):
         at = i * (len(books.validation) - length - 1) // max(1, count - 1)
         ids = torch.from_numpy(books.validation[at : at + length + 1].astype(np.int64)).to(device)[None]
-        hidden = model(ids[:, :-1], torch.arange(length, device=device)[None])
+        hidden, _ = model(ids[:, :-1], torch.arange(length, device=device)[None])
         total += F.cross_entropy(model.logits(hidden)[0].float(), ids[0, 1:]).item()
     return math.exp(total / count)
 
@@ -140,9 +163,8 @@ def main():
             }
 
     exercises = Exercises(args.exercises, done["exercise"]) if args.exercises else None
-    skills = exercises.skills if exercises else []
     seed = args.seed + done["step"]
-    batches = Batches(books, exercises, tokenizer, shape.context, args.prose, seed)
+    batches = Batches(books, exercises, tokenizer, shape.context, args.prose, args.repeats, seed)
     lengths = [int(x) for x in args.lengths.split(",")]
     ends = np.cumsum([float(x) for x in args.phases.split(",")])
     forward = torch.compile(model) if device == "cuda" else model
@@ -169,7 +191,7 @@ def main():
         muon.param_groups[0]["lr"] = args.muon_lr * rate
         adam.param_groups[0]["lr"] = args.adam_lr * rate
         with torch.autocast(device, torch.bfloat16, enabled=device == "cuda"):
-            loss, new = loss_of(forward, batch, device, skills)
+            loss, new = loss_of(forward, batch, device, batches.skills, args.lessons)
         muon.zero_grad()
         adam.zero_grad()
         loss.backward()

@@ -13,6 +13,18 @@ export interface TemperatureFit {
   readonly head: readonly (readonly number[])[];
 }
 
+/** What keys, values and queries of one layer look like. Matrices are symmetric and whole. */
+export interface LayerStatistics {
+  /** [nKvHeads * headDimK] */
+  readonly keyMean: Float32Array;
+  /** [nKvHeads * headDimV] */
+  readonly valueMean: Float32Array;
+  /** covariance, [nKvHeads, headDimK, headDimK] */
+  readonly keys: Float32Array;
+  /** second moment over all query heads of a KV head, [nKvHeads, headDimK, headDimK] */
+  readonly queries: Float32Array;
+}
+
 /** What was fitted for one model; kept as JSON beside it. */
 export interface Adapter {
   readonly format: 'h1b-kv adapter';
@@ -22,6 +34,8 @@ export interface Adapter {
   /** what the fit ran on, for people */
   readonly text: string;
   readonly temperatures: readonly TemperatureFit[];
+  /** by layer */
+  readonly statistics?: readonly LayerStatistics[];
 }
 
 /**
@@ -38,7 +52,77 @@ export function parseAdapter(json: string, name: string, modelHash: string): Ada
   const problem = adapterProblem(value, modelHash);
   if (problem)
     throw new KvError('format', `adapter ${name}: ${problem} Run h1bkv calibrate again.`);
-  return value as Adapter;
+  try {
+    const statistics = (value.statistics as unknown as StoredStatistics[] | undefined)?.map(unpack);
+    return { ...(value as Adapter), ...(statistics && { statistics }) };
+  } catch (cause) {
+    throw new KvError(
+      'format',
+      `adapter ${name}: its statistics are damaged. Run h1bkv calibrate again.`,
+      { cause },
+    );
+  }
+}
+
+/** The adapter as JSON text, for `parseAdapter`. */
+export function formatAdapter(adapter: Adapter): string {
+  return JSON.stringify({ ...adapter, statistics: adapter.statistics?.map(pack) }, null, 1) + '\n';
+}
+
+/** Numbers as base64 of little-endian f32: a tenth of the digits, and exact. */
+type StoredStatistics = Record<keyof LayerStatistics, string>;
+
+const statisticsKeys = ['keyMean', 'valueMean', 'keys', 'queries'] as const;
+
+function pack(layer: LayerStatistics): StoredStatistics {
+  const text = ({ buffer, byteOffset, byteLength }: Float32Array) =>
+    btoa(
+      Array.from(new Uint8Array(buffer, byteOffset, byteLength), (b) =>
+        String.fromCharCode(b),
+      ).join(''),
+    );
+  return Object.fromEntries(
+    statisticsKeys.map((key) => [key, text(layer[key])]),
+  ) as StoredStatistics;
+}
+
+/** @throws if a field is no base64 of finite f32 */
+function unpack(stored: StoredStatistics): LayerStatistics {
+  const numbers = (text: string) => {
+    const bytes = Uint8Array.from(atob(text), (char) => char.charCodeAt(0));
+    const all = new Float32Array(bytes.buffer);
+    if (!all.every(Number.isFinite)) throw new Error('not finite');
+    return all;
+  };
+  return Object.fromEntries(
+    statisticsKeys.map((key) => [key, numbers(stored[key])]),
+  ) as unknown as LayerStatistics;
+}
+
+/** @throws KvError "shape" if statistics were collected for other layers */
+export function statisticsOf(
+  adapter: Adapter | undefined,
+  shapes: readonly LayerShape[],
+): readonly LayerStatistics[] | undefined {
+  const statistics = adapter?.statistics;
+  if (!statistics) return undefined;
+  const fits =
+    statistics.length === shapes.length &&
+    shapes.every(({ nKvHeads, headDimK, headDimV }, i) => {
+      const { keyMean, valueMean, keys, queries } = statistics[i];
+      const square = nKvHeads * headDimK * headDimK;
+      return (
+        keyMean.length === nKvHeads * headDimK &&
+        valueMean.length === nKvHeads * headDimV &&
+        keys.length === square &&
+        queries.length === square
+      );
+    });
+  if (fits) return statistics;
+  throw new KvError(
+    'shape',
+    'adapter: its statistics are for other layers than the model has. Run h1bkv calibrate again.',
+  );
 }
 
 /**

@@ -4,7 +4,7 @@ import { KvError } from '../errors/errors.ts';
 import type { KernelBuffer, Kernels } from '../kernels/kernels.ts';
 import { allocTensor, rows } from '../kernels/tensor.ts';
 import { Random } from '../math/random.ts';
-import type { KvCache, LayerShape } from './cache.ts';
+import type { CacheState, KvCache, LayerShape } from './cache.ts';
 import { createCache } from './registry.ts';
 
 const shape: LayerShape = { nHeads: 6, nKvHeads: 2, headDimK: 16, headDimV: 8, scale: 0.25 };
@@ -159,6 +159,118 @@ export function describeCache(
       fork.dispose();
     });
 
+    test('a restored cache goes on bit for bit like the one saved and one that never was', async () => {
+      const before = kernels.allocatedBytes;
+      for (const seed of [1, 2, 3, 4]) {
+        const random = new Random(seed);
+        const draw = (least: number, most: number) =>
+          least + Math.floor(random.uniform() * (most - least + 1));
+        // The first never stops; the second is saved at times; the third is restored from it then.
+        let caches = [await create(), await create(), await create()];
+        for (let step = 0; step < 14; step++) {
+          const [{ length }] = caches;
+          const to = Math.min(total, length + draw(1, 90));
+          const target = draw(0, length);
+          const chunk = draw(1, 90);
+          const story = script(seed * 100 + step);
+          switch (step % 2 ? 'run' : (['truncate', 'fork', 'restore'] as const)[draw(0, 2)]) {
+            case 'run': {
+              const outputs = [];
+              for (const cache of caches) outputs.push(await run(cache, story, to, chunk));
+              expect(outputs[1]).toEqual(outputs[0]);
+              expect(outputs[2]).toEqual(outputs[0]);
+              break;
+            }
+            case 'truncate': {
+              const honest = caches.map((cache) => cache.truncate(target));
+              expect(honest).toEqual(Array(3).fill(honest[0]));
+              break;
+            }
+            case 'fork': {
+              const origins = caches;
+              caches = origins.map((cache) => cache.fork());
+              for (const cache of origins) cache.dispose();
+              break;
+            }
+            case 'restore': {
+              const state = await caches[1].save();
+              caches[2].dispose();
+              caches[2] = await create();
+              caches[2].restore(state);
+              expect(caches[2].length).toBe(length);
+              expect(withoutScratch(caches[2])).toEqual(withoutScratch(caches[1]));
+            }
+          }
+        }
+        for (const cache of caches) cache.dispose();
+      }
+      expect(kernels.allocatedBytes).toBe(before);
+    });
+
+    test('a state that does not fit is refused, and the cache stays empty and usable', async () => {
+      const saved = await create();
+      await run(saved, script(8), 200, 64);
+      const state = await saved.save();
+      const [first, ...others] = state.blocks;
+      const longer = new Uint8Array(first.length + 1);
+      const misfits: Partial<CacheState>[] = [
+        ...[0, 1, 400, -1, 1.5, NaN, 1e300].map((length) => ({ length })),
+        { blocks: [] },
+        { blocks: others },
+        { blocks: [...state.blocks, first] },
+        { blocks: [first.subarray(1), ...others] },
+        { blocks: [longer, ...others] },
+      ];
+      const cache = await create();
+      const empty = cache.bytes().total;
+      for (const misfit of misfits) {
+        const restore = () => cache.restore({ ...state, ...misfit });
+        expect(restore).toThrow(expect.objectContaining({ code: 'format' }));
+        expect(cache.length).toBe(0);
+        expect(cache.bytes().total).toBe(empty);
+      }
+      cache.restore(state);
+      const again = () => cache.restore(state);
+      expect(again).toThrow(expect.objectContaining({ code: 'usage' }));
+      expect(await run(cache, script(8), total, 50)).toEqual(
+        await run(saved, script(8), total, 50),
+      );
+      cache.begin(1);
+      await expect(cache.save()).rejects.toMatchObject({ code: 'usage' });
+      cache.rollback();
+      for (const held of [cache, saved]) held.dispose();
+      await expect(cache.save()).rejects.toMatchObject({ code: 'usage' });
+      expect(again).toThrow(expect.objectContaining({ code: 'usage' }));
+    });
+
+    test('no memory: restore throws, and the cache stays empty', async () => {
+      const saved = await create();
+      await run(saved, script(8), 200, 64);
+      const state = await saved.save();
+      const limited = limitMemory(kernels);
+      const cache = await createCache(spec, shapes, limited.kernels);
+      const empty = [cache.bytes().total, kernels.allocatedBytes];
+      let failures = 0;
+      for (let isFull = true; isFull && failures < 100;) {
+        limited.allow(failures);
+        try {
+          cache.restore(state);
+          isFull = false;
+        } catch (error) {
+          expect(error).toMatchObject({ code: 'memory' });
+          expect(cache.length).toBe(0);
+          expect([cache.bytes().total, kernels.allocatedBytes]).toEqual(empty);
+          failures++;
+        }
+      }
+      limited.allow(Infinity);
+      expect(failures).toBeGreaterThan(0);
+      expect(await run(cache, script(8), total, 50)).toEqual(
+        await run(saved, script(8), total, 50),
+      );
+      for (const held of [cache, saved]) held.dispose();
+    });
+
     test('bytes are those of the buffers held, and dispose gives all of them back', async () => {
       const before = kernels.allocatedBytes;
       const cache = await create();
@@ -230,6 +342,11 @@ export function describeCache(
       for (const { buffer } of [k, v]) kernels.free(buffer);
     });
   });
+}
+
+/** Scratch depends on the largest step so far; everything else on the contents alone. */
+function withoutScratch(cache: KvCache) {
+  return { ...cache.bytes(), scratch: 0 };
 }
 
 /** The first `at` positions of one script, then the other's. */

@@ -2,11 +2,26 @@ import { describe, expect, test } from 'vitest';
 import { ReferenceKernels } from '../kernels/reference.ts';
 import { createKernels } from '../kernels/select.ts';
 import { describeCache } from './cache-contract.ts';
-import { createCache } from './registry.ts';
+import { cacheMethods, createCache } from './registry.ts';
 import { parseSpec } from './spec.ts';
 
 for (const spec of ['f32', 'f16', 'h1b', 'h1b:b=32', 'h1b:b=1024,t=0.03']) {
   describeCache(spec, () => createKernels('auto'), { truncatesExactly: true });
+}
+
+// Every position is written once and for good: any prefix is all there is to know.
+for (const spec of ['loki:b=64', 'q8_0', 'q4_0', 'q4_0:rotate=none']) {
+  describeCache(spec, () => createKernels('auto'), { truncatesExactly: true });
+}
+
+// `loki:pca` keeps everything. The others have given up what a shorter cache would hold exact.
+describeCache('loki:pca,n=100', () => createKernels('auto'), { truncatesExactly: true });
+for (const spec of [
+  ...['kivi:2', 'kivi:4,window=40', 'kivi:2,window=0', 'cq', 'cq:c=2,b=4,n=100'],
+  // Of two layers the upper half is one, which has no partner.
+  ...['sparse', 'sparse:budget=0.5,sinks=0', 'minicache', 'minicache:start=0'],
+]) {
+  describeCache(spec, () => createKernels('auto'), { truncatesExactly: false });
 }
 
 describe('specs', () => {
@@ -25,6 +40,25 @@ describe('specs', () => {
     const full = (await create('h1b:t=0.2')).spec;
     expect(full).toBe('h1b:b=256,seed=0,t=0.2');
     expect((await create(full)).spec).toBe(full);
+  });
+
+  test('every method has a summary and makes itself again from its full form', async () => {
+    for (const [name, { summary }] of Object.entries(cacheMethods)) {
+      expect(summary.length).toBeGreaterThan(0);
+      const full = (await create(name)).spec;
+      expect((await create(full)).spec).toBe(full);
+    }
+  });
+
+  test('the first setting may stand bare where the method says which it is', () => {
+    const bareKey = (name: string) => (name === 'kivi' ? 'bits' : undefined);
+    const settings = (text: string) => Object.fromEntries(parseSpec(text, bareKey).settings);
+    expect(settings('kivi:2')).toEqual({ bits: '2' });
+    expect(settings('kivi:2,window=0')).toEqual({ bits: '2', window: '0' });
+    const usage = expect.objectContaining({ code: 'usage' });
+    for (const text of ['h1b:2', 'kivi:window=0,2', 'kivi:2,4', 'kivi:2,bits=2', 'kivi:']) {
+      expect(() => settings(text)).toThrow(usage);
+    }
   });
 
   test.each([
@@ -46,6 +80,12 @@ describe('specs', () => {
     'h1b:t=head',
     'h1b:seed=-1',
     'f16:b=64',
+    'q4_0:rotate=45',
+    'sparse:budget=0',
+    'sparse:sinks=17',
+    'minicache:start=2',
+    'minicache:keep=33',
+    'kivi:2,window=1e9',
   ])('"%s" is refused', async (spec) => {
     await expect(create(spec)).rejects.toMatchObject({ name: 'KvError', code: 'usage' });
   });

@@ -37,6 +37,14 @@ export interface CacheBytes {
   readonly scratch: number;
 }
 
+/** What `save` gives and `restore` takes: the contents of a cache, whole. */
+export interface CacheState {
+  /** committed positions */
+  readonly length: number;
+  readonly numbers: Readonly<Record<string, number>>;
+  readonly blocks: readonly Uint8Array[];
+}
+
 export interface KvCache {
   /** The full form of the method's spec; `createCache(spec, ...)` makes the same method again. */
   readonly spec: string;
@@ -63,6 +71,18 @@ export interface KvCache {
   /** An independent cache with the same contents. Pages are shared until one side writes. */
   fork(): KvCache;
   bytes(): CacheBytes;
+  /**
+   * Everything that an empty cache of the same spec needs to go on exactly from here. Waits for the
+   * backend.
+   * @throws KvError "usage" if a step is under way
+   */
+  save(): Promise<CacheState>;
+  /**
+   * Fills an empty cache with what `save` gave.
+   * @throws KvError "format" if the state does not fit this cache, "memory", or "usage" if the cache
+   *   is not empty; it is as before then
+   */
+  restore(state: CacheState): void;
   /** Releases the buffers. The cache cannot be used afterwards; forks live on. */
   dispose(): void;
 }

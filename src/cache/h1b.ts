@@ -1,17 +1,11 @@
 import { KvError } from '../errors/errors.ts';
-import type { Kernels, Tensor } from '../kernels/kernels.ts';
-import { allocTensor, tensor } from '../kernels/tensor.ts';
-import { tensorSizeBytes } from '../math/dtype.ts';
-import { fittedTemperatures, type Adapter, type Granularity } from './adapter.ts';
-import type { CacheMethod, LayerShape } from './cache.ts';
+import type { CacheMethod } from './cache.ts';
 import { allocConstants, perHead } from './constants.ts';
 import { PagedCache, type PagedMethod } from './paged.ts';
 import { pageLength } from './pages.ts';
 import { gaussianProjection } from './sketch.ts';
-import { expectSettings, wholeSetting, type CacheSpec } from './spec.ts';
-
-/** Temperature where neither the spec nor an adapter gives one: about the embedded model's best at b = 256. */
-export const defaultTemperature = 0.07;
+import { chooseTemperatures, QueryScratch } from './sketched.ts';
+import { expectSettings, wholeSetting } from './spec.ts';
 
 /**
  * The cache of the H1B-KV paper (arXiv 2510.05529), literally.
@@ -58,7 +52,7 @@ export const create: CacheMethod['create'] = (spec, shapes, kernels, adapter) =>
     store: (layer, page, slot, k, v) => {
       if (!page.valueParams) throw new KvError('shape', 'h1b: the page has no valueParams.');
       kernels.storeSketch(k, projections[layer], page.keys, slot);
-      kernels.storeAffine4(v, page.values, page.valueParams, slot);
+      kernels.storeAffine(v, page.values, page.valueParams, 4, slot, { clip: false });
     },
     read: (layer, q) => {
       const query = querySketches.get(q.shape[0], shapes[layer].nHeads);
@@ -74,69 +68,3 @@ export const create: CacheMethod['create'] = (spec, shapes, kernels, adapter) =>
   };
   return new PagedCache(kernels, shapes, method);
 };
-
-/** Room for the sketches of one step's queries, u32 [nHeads, n, words], reused by every layer. */
-class QueryScratch {
-  private readonly kernels: Kernels;
-  private readonly words: number;
-  private readonly maxHeads: number;
-  private held: Tensor | undefined;
-
-  constructor(kernels: Kernels, words: number, maxHeads: number) {
-    this.kernels = kernels;
-    this.words = words;
-    this.maxHeads = maxHeads;
-  }
-
-  get sizeBytes(): number {
-    return this.held?.buffer.sizeBytes ?? 0;
-  }
-
-  reserve(n: number): void {
-    const shape = [this.maxHeads, n, this.words];
-    if (this.sizeBytes >= tensorSizeBytes('u32', shape)) return;
-    this.dispose();
-    this.held = allocTensor(this.kernels, 'u32', shape);
-  }
-
-  get(n: number, nHeads: number): Tensor {
-    if (!this.held) throw new KvError('usage', 'h1b: attend was called outside a step.');
-    return tensor(this.held.buffer, 'u32', [nHeads, n, this.words]);
-  }
-
-  dispose(): void {
-    if (this.held) this.kernels.free(this.held.buffer);
-    this.held = undefined;
-  }
-}
-
-/** One temperature per layer and query head, and the word for them in the spec. */
-function chooseTemperatures(
-  spec: CacheSpec,
-  bits: number,
-  shapes: readonly LayerShape[],
-  adapter: Adapter | undefined,
-): { label: string; temperatures: readonly (readonly number[])[] } {
-  const uniform = (t: number) => shapes.map(({ nHeads }) => Array<number>(nHeads).fill(t));
-  const wanted = spec.settings.get('t');
-  if (wanted === undefined || ['head', 'layer', 'global'].includes(wanted)) {
-    const granularity = (wanted ?? 'head') as Granularity;
-    const fit = fittedTemperatures(adapter, bits, granularity, shapes);
-    if (fit) return { label: granularity, temperatures: fit };
-    if (wanted !== undefined) {
-      throw new KvError(
-        'usage',
-        `cache "h1b": t=${wanted} needs an adapter with temperatures for b=${bits}, and this model has none. Run h1bkv calibrate, or give a number.`,
-      );
-    }
-    return { label: String(defaultTemperature), temperatures: uniform(defaultTemperature) };
-  }
-  const t = Number(wanted);
-  if (!(t >= 1e-3 && t <= 1e3)) {
-    throw new KvError(
-      'usage',
-      `cache "h1b": t is ${wanted}; it must be a number from 0.001 to 1000, or head, layer or global.`,
-    );
-  }
-  return { label: String(t), temperatures: uniform(t) };
-}

@@ -1,7 +1,7 @@
 import { ensure, KvError } from '../errors/errors.ts';
 import type { Kernels, Page, Segment, Tensor } from '../kernels/kernels.ts';
 import { rows } from '../kernels/tensor.ts';
-import type { CacheBytes, KvCache, LayerShape } from './cache.ts';
+import type { CacheBytes, CacheState, KvCache, LayerShape } from './cache.ts';
 import { LayerPages, pageBytes, pageLength, type PageLayout } from './pages.ts';
 
 /** What a method that keeps every position in one form adds to `PagedCache`. */
@@ -157,12 +157,66 @@ export class PagedCache implements KvCache {
     };
   }
 
+  async save(): Promise<CacheState> {
+    ensure(!this.disposed, 'usage', () => 'cache: it was disposed. Save before dispose.');
+    ensure(this.pending === 0, 'usage', () => 'cache: a step is under way. Commit it, then save.');
+    const length = this.committed;
+    // All reads are enqueued before the first is waited for: a later step cannot get in between.
+    const blocks = await Promise.all(this.layers.flatMap((pages) => pages.save()));
+    return { length, numbers: {}, blocks };
+  }
+
+  restore(state: CacheState): void {
+    ensure(!this.disposed, 'usage', () => 'cache: it was disposed. Create a new one.');
+    ensure(
+      this.pending === 0 && this.committed === 0,
+      'usage',
+      () => `cache: it holds ${this.committed} positions. Restore into an empty one.`,
+    );
+    const pagesPerLayer = this.expectState(state);
+    try {
+      this.layers.forEach((pages, layer) => {
+        const first = layer * pagesPerLayer;
+        pages.restore(state.blocks.slice(first, first + pagesPerLayer));
+      });
+    } catch (error) {
+      this.rollback();
+      throw error;
+    }
+    this.committed = state.length;
+  }
+
   dispose(): void {
     if (this.disposed) return;
     this.disposed = true;
     this.pending = 0;
     for (const pages of this.layers) pages.trim(0);
     if (--this.family.size === 0) this.method.dispose();
+  }
+
+  /** @returns pages per layer @throws KvError "format" if the state is not one of this cache */
+  private expectState({ length, numbers, blocks }: CacheState): number {
+    const misfit = (found: string, allowed: string) =>
+      new KvError(
+        'format',
+        `cache ${this.spec}: the saved state has ${found}; this cache takes ${allowed}. Restore what a cache of the same spec and model saved.`,
+      );
+    if (!(Number.isSafeInteger(length) && length >= 0)) {
+      throw misfit(`length ${length}`, 'a whole number from 0');
+    }
+    const [number] = Object.keys(numbers);
+    if (number !== undefined) throw misfit(`a number "${number}"`, 'none');
+    const pagesPerLayer = Math.ceil(length / pageLength);
+    const count = pagesPerLayer * this.layers.length;
+    if (blocks.length !== count) {
+      throw misfit(`${blocks.length} blocks for ${length} positions`, `${count}`);
+    }
+    blocks.forEach((block, i) => {
+      const { pageSizeBytes } = this.layers[Math.floor(i / pagesPerLayer)];
+      if (block.length === pageSizeBytes) return;
+      throw misfit(`${block.length} bytes in block ${i}`, `${pageSizeBytes}`);
+    });
+    return pagesPerLayer;
   }
 
   private expectStep(layer: number, t: Tensor): void {

@@ -11,6 +11,7 @@ type Field = { readonly dtype: DType; readonly shape: readonly number[] };
 /** The tensors of one page of one layer; leading dimensions [nKvHeads, pageLength]. */
 export interface PageLayout {
   readonly keys: Field;
+  readonly keyScales?: Field;
   readonly values: Field;
   readonly valueParams?: Field;
 }
@@ -21,7 +22,7 @@ export function pageBytes(layout: PageLayout): { keys: number; values: number; s
   return {
     keys: size(layout.keys),
     values: size(layout.values),
-    scales: size(layout.valueParams),
+    scales: size(layout.keyScales) + size(layout.valueParams),
   };
 }
 
@@ -36,16 +37,31 @@ interface HeldPage {
 export class LayerPages {
   private readonly kernels: Kernels;
   private readonly layout: PageLayout;
+  /** positions in a page */
+  readonly pageLength: number;
   private held: HeldPage[] = [];
   private list: Page[] = [];
+  /** pages before the first one held */
+  private dropped = 0;
 
-  constructor(kernels: Kernels, layout: PageLayout) {
+  constructor(kernels: Kernels, layout: PageLayout, positionsPerPage = pageLength) {
     this.kernels = kernels;
     this.layout = layout;
+    this.pageLength = positionsPerPage;
   }
 
   get pages(): readonly Page[] {
     return this.list;
+  }
+
+  /** Position of slot 0 of the first page held. */
+  get first(): number {
+    return this.dropped * this.pageLength;
+  }
+
+  /** The page that holds a position. */
+  pageOf(position: number): Page {
+    return this.list[Math.floor(position / this.pageLength) - this.dropped];
   }
 
   /**
@@ -54,7 +70,7 @@ export class LayerPages {
    * @throws KvError "memory"; pages added so far stay and are dropped by `trim`
    */
   reserve(from: number, to: number): void {
-    const open = Math.floor(from / pageLength);
+    const open = Math.floor(from / this.pageLength) - this.dropped;
     const shared = this.held[open];
     if (shared && shared.holders > 1) {
       const own = this.allocate();
@@ -62,35 +78,73 @@ export class LayerPages {
       shared.holders--;
       this.held[open] = own;
     }
-    while (this.held.length * pageLength < to) this.held.push(this.allocate());
+    while ((this.dropped + this.held.length) * this.pageLength < to)
+      this.held.push(this.allocate());
     this.list = this.held.map(({ page }) => page);
   }
 
   /** Gives back the pages that hold no position below `length`. */
   trim(length: number): void {
-    for (const page of this.held.splice(Math.ceil(length / pageLength))) this.release(page);
+    const kept = Math.max(0, Math.ceil(length / this.pageLength) - this.dropped);
+    for (const page of this.held.splice(kept)) this.release(page);
+    if (this.held.length === 0) this.dropped = 0;
+    this.list = this.held.map(({ page }) => page);
+  }
+
+  /** Gives back the pages that hold only positions below `position`. */
+  dropBefore(position: number): void {
+    const pages = Math.max(0, Math.floor(position / this.pageLength) - this.dropped);
+    const gone = this.held.splice(0, pages);
+    for (const page of gone) this.release(page);
+    this.dropped += gone.length;
     this.list = this.held.map(({ page }) => page);
   }
 
   /** Pages for another cache with the same contents, shared until one side writes. */
   fork(): LayerPages {
-    const copy = new LayerPages(this.kernels, this.layout);
+    const copy = new LayerPages(this.kernels, this.layout, this.pageLength);
+    copy.dropped = this.dropped;
     for (const page of this.held) page.holders++;
     copy.held = [...this.held];
     copy.list = this.list;
     return copy;
   }
 
+  /** Copies of the pages' buffers, as they are once everything enqueued so far is done. */
+  save(): Promise<Uint8Array>[] {
+    return this.held.map((page) => this.kernels.read(wholePage(page)) as Promise<Uint8Array>);
+  }
+
+  /**
+   * Makes pages of what `save` gave; there must be none so far.
+   * @param first position of the first page's slot 0
+   * @throws KvError "memory"; pages added so far stay and are dropped by `trim`
+   */
+  restore(blocks: readonly Uint8Array[], first = 0): void {
+    this.dropped = first / this.pageLength;
+    this.reserve(first, first + blocks.length * this.pageLength);
+    blocks.forEach((block, i) => this.kernels.write(wholePage(this.held[i]), block));
+  }
+
+  /** Bytes of one page, all kinds together. */
+  get pageSizeBytes(): number {
+    const { keys, values, scales } = pageBytes(this.layout);
+    return keys + values + scales;
+  }
+
   private allocate(): HeldPage {
     const sizes = pageBytes(this.layout);
-    const buffer = this.kernels.alloc(sizes.keys + sizes.values + sizes.scales);
+    const buffer = this.kernels.alloc(this.pageSizeBytes);
     const place = (field: Field, offset: number) =>
       tensor(buffer, field.dtype, field.shape, offset);
-    const { keys, values, valueParams } = this.layout;
+    const { keys, values, keyScales, valueParams } = this.layout;
+    const scales = sizes.keys + sizes.values;
+    const keyScaleBytes = keyScales ? tensorSizeBytes(keyScales.dtype, keyScales.shape) : 0;
     const page: Page = {
       keys: place(keys, 0),
       values: place(values, sizes.keys),
-      ...(valueParams && { valueParams: place(valueParams, sizes.keys + sizes.values) }),
+      ...(keyScales && { keyScales: place(keyScales, scales) }),
+      ...(valueParams && { valueParams: place(valueParams, scales + keyScaleBytes) }),
     };
     return { page, buffer, holders: 1 };
   }

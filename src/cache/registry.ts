@@ -6,6 +6,8 @@ import { parseSpec } from './spec.ts';
 
 export interface CacheRow {
   readonly summary: string;
+  /** the setting that a spec may give first and without its name, as in `kivi:2` */
+  readonly bare?: string;
   readonly load: () => Promise<CacheMethod>;
 }
 
@@ -16,6 +18,41 @@ export const cacheMethods: Readonly<Record<string, CacheRow>> = {
   h1b: {
     summary: '1-bit key sketches and 4-bit values, as in the H1B-KV paper',
     load: () => import('./h1b.ts'),
+  },
+  bitplane: {
+    summary: 'ours: 1 to 4 bits per key channel by importance, 2 to 4 per value, a window in f16',
+    load: () => import('./bitplane.ts'),
+  },
+  q8_0: {
+    summary: 'as llama.cpp: 8-bit codes, a scale for every 32',
+    load: () => import('./quantized.ts'),
+  },
+  q4_0: {
+    summary: 'as llama.cpp: 4-bit codes, a scale for every 32',
+    load: () => import('./quantized.ts'),
+  },
+  kivi: {
+    summary: '2- or 4-bit keys per channel and values per token, a 16-bit window (KIVI)',
+    bare: 'bits',
+    load: () => import('./kivi.ts'),
+  },
+  loki: {
+    summary:
+      '1-bit key sketches and 16-bit values; loki:pca: whole keys, exact attention to the best',
+    bare: 'keys',
+    load: () => import('./loki.ts'),
+  },
+  cq: {
+    summary: 'groups of channels share a code, 1 bit per channel (coupled quantization)',
+    load: () => import('./cq.ts'),
+  },
+  sparse: {
+    summary: 'evicts all but the newest and the most attended fifth (H2O)',
+    load: () => import('./sparse.ts'),
+  },
+  minicache: {
+    summary: '4 bits, upper layers borrow directions from their neighbours (MiniCache)',
+    load: () => import('./minicache.ts'),
   },
 };
 
@@ -29,8 +66,10 @@ export async function createCache(
   kernels: Kernels,
   adapter?: Adapter,
 ): Promise<KvCache> {
-  const parsed = parseSpec(spec);
-  const row = Object.hasOwn(cacheMethods, parsed.name) ? cacheMethods[parsed.name] : undefined;
+  const rowOf = (name: string): CacheRow | undefined =>
+    Object.hasOwn(cacheMethods, name) ? cacheMethods[name] : undefined;
+  const parsed = parseSpec(spec, (name) => rowOf(name)?.bare);
+  const row = rowOf(parsed.name);
   if (!row) {
     throw new KvError(
       'usage',

@@ -6,13 +6,21 @@ export interface CacheSpec {
   readonly settings: ReadonlyMap<string, string>;
 }
 
-/** @throws KvError "usage" if the text is not `name` or `name:key=value,key=value` */
-export function parseSpec(text: string): CacheSpec {
+/**
+ * @param bareKey the setting that a method's first item may give without its name: with `bits`,
+ *   `kivi:2` is `kivi:bits=2`
+ * @throws KvError "usage" if the text is not `name` or `name:key=value,key=value`
+ */
+export function parseSpec(
+  text: string,
+  bareKey: (name: string) => string | undefined = () => undefined,
+): CacheSpec {
   const [, name, rest] = /^([^:\s]+)(?::(.+))?$/.exec(text.trim()) ?? [];
   if (!name) throw malformed(text);
   const settings = new Map<string, string>();
-  for (const item of rest?.split(',') ?? []) {
-    const [, key, value] = /^([^=]+)=([^=]+)$/.exec(item) ?? [];
+  for (const [i, item] of (rest?.split(',') ?? []).entries()) {
+    const bare = i === 0 && !item.includes('=') ? bareKey(name) : undefined;
+    const [, key, value] = /^([^=]+)=([^=]+)$/.exec(bare ? `${bare}=${item}` : item) ?? [];
     if (!key || settings.has(key)) throw malformed(text);
     settings.set(key, value);
   }
@@ -45,6 +53,40 @@ export function wholeSetting(
   throw new KvError(
     'usage',
     `cache "${spec.name}": ${key} is ${text}; it must be a whole number from ${min} to ${max}${steps}.`,
+  );
+}
+
+/** A setting out of a few words or numbers. @throws KvError "usage" for another */
+export function choiceSetting<T extends string | number>(
+  spec: CacheSpec,
+  key: string,
+  fallback: T,
+  allowed: readonly T[],
+): T {
+  const text = spec.settings.get(key);
+  if (text === undefined) return fallback;
+  const found = allowed.find((choice) => String(choice) === text);
+  if (found !== undefined) return found;
+  throw new KvError(
+    'usage',
+    `cache "${spec.name}": ${key} is ${text}; allowed: ${allowed.join(', ')}.`,
+  );
+}
+
+/** A setting that is any number in [min, max]. @throws KvError "usage" for another */
+export function numberSetting(
+  spec: CacheSpec,
+  key: string,
+  fallback: number,
+  { min, max }: { min: number; max: number },
+): number {
+  const text = spec.settings.get(key);
+  if (text === undefined) return fallback;
+  const value = Number(text);
+  if (value >= min && value <= max) return value;
+  throw new KvError(
+    'usage',
+    `cache "${spec.name}": ${key} is ${text}; it must be a number from ${min} to ${max}.`,
   );
 }
 

@@ -1,9 +1,11 @@
 import { readFileSync } from 'node:fs';
 import { basename, join } from 'node:path';
 import { InvalidArgumentError, type Command } from 'commander';
+import { formatAdapter } from '../cache/adapter.ts';
 import { KvError } from '../errors/errors.ts';
 import { writeFileAtomically } from '../format/file-node.ts';
 import { calibrate } from '../train/calibrate.ts';
+import { collectStatistics } from '../train/statistics.ts';
 import {
   addModelFlags,
   loadFromFlags,
@@ -44,14 +46,18 @@ async function run(flags: CalibrateFlags): Promise<void> {
   const model = await loadFromFlags(flags, { adapter: false });
   try {
     const progress = progressLine('calibrating');
-    const adapter = await calibrate(model, text, basename(flags.text), {
+    const temperatures = await calibrate(model, text, basename(flags.text), {
       bits: flags.bits,
       seed: flags.seed,
       onProgress: progress,
     });
+    const statistics = await collectStatistics(model, model.tokenizer.encode(text), {
+      onProgress: progress,
+    });
+    const adapter = { ...temperatures, statistics };
     progress.done();
     const out = flags.out ?? modelPath(flags.model).replace(/\.gguf$/, '') + '.adapter.json';
-    const json = JSON.stringify(adapter, null, 1) + '\n';
+    const json = formatAdapter(adapter);
     await writeFileAtomically(out, (sink) => sink.write(new TextEncoder().encode(json)));
     if (flags.json) return console.log(json);
     for (const fit of adapter.temperatures) {

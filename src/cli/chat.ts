@@ -2,9 +2,12 @@ import { readFile } from 'node:fs/promises';
 import { createInterface } from 'node:readline/promises';
 import { Option, type Command } from 'commander';
 import { KvError } from '../errors/errors.ts';
-import { writeFileAtomically } from '../format/file-node.ts';
+import { openFileSource } from '../format/file-node.ts';
 import { Chat, type ChatOptions, type ChatTurn } from '../generate/chat.ts';
 import type { GenerateOptions, GenerateStats, Piece } from '../generate/generate.ts';
+import { encodeSession, isSession } from '../generate/session-file.ts';
+import { readSessionFile, writeSessionFile } from '../generate/session-file-node.ts';
+import type { SessionState } from '../generate/session-state.ts';
 import type { Model } from '../model/model.ts';
 import { plannedBytes } from '../plan/plan.ts';
 import { addSamplingFlags, type SamplingFlags } from './generate.ts';
@@ -17,8 +20,8 @@ interface ChatFlags extends ModelFlags, SamplingFlags {
 }
 
 const help = `\
-/save <file>     write the conversation to a file
-/load <file>     go on with a saved one
+/save <file>     write the conversation and its cache to a file
+/load <file>     go on with a saved one, without computing it again
 /undo            forget the last exchange
 /regenerate      another answer to the last message
 /context         how much of the context is used
@@ -36,12 +39,12 @@ export function define(command: Command): void {
         .default('stop'),
     )
     .addHelpText('after', `\nIn the chat:\n${help}\n\nExample:\n  h1bkv chat --model model.gguf`)
-    .action((flags: ChatFlags) => run(flags));
+    .action((flags: ChatFlags) => run(flags, command.getOptionValueSource('cache') === 'cli'));
 }
 
-async function run(flags: ChatFlags): Promise<void> {
+async function run(flags: ChatFlags, isCacheGiven: boolean): Promise<void> {
   const model = await loadFromFlags(flags);
-  const conversation = new Conversation(model, flags);
+  const conversation = new Conversation(model, flags, isCacheGiven);
   try {
     await conversation.open(flags.system ? [{ role: 'system', content: flags.system }] : []);
     console.log(
@@ -72,7 +75,7 @@ async function run(flags: ChatFlags): Promise<void> {
   }
 }
 
-/** What a saved conversation holds; the cache is built again from it. */
+/** What `/save` wrote before sessions had files: JSON. The cache is built again from it. */
 interface SavedChat {
   readonly format: 'h1b-kv chat';
   readonly version: 1;
@@ -88,6 +91,7 @@ class Conversation {
   constructor(
     private readonly model: Model,
     private readonly flags: ChatFlags,
+    private readonly isCacheGiven: boolean,
   ) {}
 
   get chat(): Chat {
@@ -95,15 +99,23 @@ class Conversation {
     throw new KvError('usage', 'chat: there is no conversation yet.');
   }
 
-  async open(messages: readonly ChatTurn[]): Promise<void> {
+  /** @param saved what the cache held when these messages were saved */
+  async open(messages: readonly ChatTurn[], saved?: SessionState): Promise<void> {
+    const { cache, overflow } = this.flags;
     const options: ChatOptions = {
-      cache: this.flags.cache,
+      cache: saved && !this.isCacheGiven ? saved.spec : cache,
       template: this.model.chatTemplate,
       messages,
-      overflow: this.flags.overflow,
+      overflow,
       onShift: (dropped) => console.log(`\n(the ${dropped} oldest exchanges were forgotten)`),
     };
     const opened = await Chat.create(this.model, options);
+    try {
+      if (saved) await opened.session.restore(saved);
+    } catch (error) {
+      opened.dispose();
+      throw error;
+    }
     this.close();
     this.current = opened;
   }
@@ -181,18 +193,44 @@ class Conversation {
   }
 
   private async save(file: string): Promise<void> {
-    if (!file) throw new KvError('usage', '/save: no file name. Example: /save talk.json');
-    const saved: SavedChat = { format: 'h1b-kv chat', version: 1, messages: this.chat.messages };
-    const json = JSON.stringify(saved, null, 2) + '\n';
-    await writeFileAtomically(file, (sink) => sink.write(new TextEncoder().encode(json)));
-    console.log(`(${this.chat.messages.length} messages written to ${file})`);
+    if (!file) throw new KvError('usage', '/save: no file name. Example: /save talk.session');
+    const { messages, session } = this.chat;
+    await writeSessionFile(file, encodeSession({ ...(await session.save()), messages }));
+    console.log(
+      `(${messages.length} messages and ${session.cache.length} positions of the cache written to ${file})`,
+    );
   }
 
   private async load(file: string): Promise<void> {
-    if (!file) throw new KvError('usage', '/load: no file name. Example: /load talk.json');
-    const messages = parseSaved(await readText(file), file);
-    await this.open(messages);
-    console.log(`(${messages.length} messages)`);
+    if (!file) throw new KvError('usage', '/load: no file name. Example: /load talk.session');
+    if (!(await beginsAsSession(file))) {
+      const messages = parseSaved(await readText(file), file);
+      await this.open(messages);
+      return console.log(`(${messages.length} messages)`);
+    }
+    const saved = await readSessionFile(file);
+    const { messages } = saved;
+    if (!messages) {
+      throw new KvError(
+        'format',
+        `/load: ${file} is a session without a conversation. Go on with it by h1bkv generate --session.`,
+      );
+    }
+    await this.open(messages, saved);
+    console.log(
+      `(${messages.length} messages; ${saved.cache.length} positions of the cache restored: they are not computed again)`,
+    );
+  }
+}
+
+async function beginsAsSession(file: string): Promise<boolean> {
+  const source = await openFileSource(file);
+  try {
+    const start = new Uint8Array(Math.min(8, source.sizeBytes));
+    await source.read(0, start);
+    return isSession(start);
+  } finally {
+    await source.close();
   }
 }
 
@@ -223,6 +261,6 @@ function parseSaved(json: string, file: string): readonly ChatTurn[] {
   }
   throw new KvError(
     'format',
-    `/load: ${file} is not a saved chat of version 1. Use one that /save wrote.`,
+    `/load: ${file} is not a saved chat: neither a session nor one of the older JSON files. Use one that /save wrote.`,
   );
 }

@@ -26,5 +26,9 @@ export const commands: Readonly<Record<string, CommandRow>> = {
     summary: "fit a method's temperatures to a model",
     load: () => import('./calibrate.ts'),
   },
+  eval: {
+    summary: 'perplexity, agreement with the f16 cache, and accuracy on exercises',
+    load: () => import('./eval.ts'),
+  },
   bench: { summary: 'speed and bytes, ours beside a peer', load: () => import('./bench.ts') },
 };

@@ -1,7 +1,9 @@
-import { readFileSync } from 'node:fs';
+import { existsSync, readFileSync } from 'node:fs';
 import type { Command } from 'commander';
 import { KvError } from '../errors/errors.ts';
 import type { GenerateStats, Piece } from '../generate/generate.ts';
+import { encodeSession } from '../generate/session-file.ts';
+import { readSessionFile, writeSessionFile } from '../generate/session-file-node.ts';
 import { Session } from '../generate/session.ts';
 import type { Model } from '../model/model.ts';
 import { plannedBytes } from '../plan/plan.ts';
@@ -29,6 +31,7 @@ export interface SamplingFlags {
 interface GenerateFlags extends ModelFlags, SamplingFlags {
   readonly cache: string;
   readonly text?: string;
+  readonly session?: string;
   readonly special?: boolean;
   readonly json?: boolean;
 }
@@ -50,20 +53,31 @@ export function define(command: Command): void {
     .argument('[prompt]', 'the text to continue; - reads it from standard input')
     .option('--text <file>', 'read the prompt from a file')
     .option('--cache <spec>', 'cache method, such as f16, h1b or h1b:b=128', 'h1b')
+    .option(
+      '--session <file>',
+      'go on with the session in this file, if it is there; save it after',
+    )
     .option('--special', 'read control tokens in the prompt as such')
     .option('--json', 'print one JSON document on standard output')
     .addHelpText(
       'after',
       '\nExample:\n  h1bkv generate "It was a dark" --cache h1b --max-tokens 60',
     )
-    .action((prompt: string | undefined, flags: GenerateFlags) => run(prompt, flags));
+    .action((prompt: string | undefined, flags: GenerateFlags) =>
+      run(prompt, flags, command.getOptionValueSource('cache') === 'cli'),
+    );
 }
 
-async function run(prompt: string | undefined, flags: GenerateFlags): Promise<void> {
+async function run(
+  prompt: string | undefined,
+  flags: GenerateFlags,
+  isCacheGiven: boolean,
+): Promise<void> {
   const text = readPrompt(prompt, flags.text);
   const model = await loadFromFlags(flags);
   try {
-    const session = await Session.create(model, { cache: flags.cache });
+    const { session, method } = await openSession(model, flags, isCacheGiven);
+    const restoredTokens = session.cache.length;
     session.append(text, { parseSpecial: flags.special ?? false });
     const interrupt = new AbortController();
     process.once('SIGINT', () => interrupt.abort());
@@ -74,13 +88,56 @@ async function run(prompt: string | undefined, flags: GenerateFlags): Promise<vo
       if (shown !== undefined) process.stdout.write(shown + piece);
       if (shown) shown = '';
     });
-    const report = await summarize(model, session, flags, stats);
+    const saved = await saveSession(session, flags, stats);
+    const report = {
+      ...(await summarize(model, session, method, stats)),
+      ...(saved && { session: { ...saved, restoredTokens } }),
+    };
     if (flags.json) console.log(JSON.stringify({ text: answer, ...report }, null, 2));
     else console.error(`\n\n${sentence(report)}`);
     session.dispose();
   } finally {
     model.dispose();
   }
+}
+
+/**
+ * The session of `--session`, where its file is there; else a new one.
+ * @returns it, and the spec that the caller chose, by `--cache` or by the file
+ */
+async function openSession(
+  model: Model,
+  { cache, session: file }: GenerateFlags,
+  isCacheGiven: boolean,
+): Promise<{ session: Session; method: string }> {
+  if (file === undefined || !existsSync(file)) {
+    return { session: await Session.create(model, { cache }), method: cache };
+  }
+  const state = await readSessionFile(file);
+  if (state.messages) {
+    throw new KvError(
+      'usage',
+      `generate: ${file} holds a conversation of ${state.messages.length} messages. Go on with it by h1bkv chat and /load, or name another file.`,
+    );
+  }
+  const method = isCacheGiven ? cache : state.spec;
+  const session = await Session.create(model, { cache: method });
+  await session.restore(state);
+  console.error(
+    `${file}: ${session.tokens.length} tokens restored; ${session.cache.length} of them are in the cache and are not computed again`,
+  );
+  return { session, method };
+}
+
+/** Saves to the file of `--session`. Interrupted before its first token, a run leaves it as it was. */
+async function saveSession(
+  session: Session,
+  { session: file }: GenerateFlags,
+  { ended, tokens }: RunStats,
+): Promise<{ file: string; tokens: number } | undefined> {
+  if (file === undefined || (ended === 'aborted' && tokens === 0)) return undefined;
+  await writeSessionFile(file, encodeSession(await session.save()));
+  return { file, tokens: session.tokens.length };
 }
 
 function readPrompt(prompt: string | undefined, file: string | undefined): string {
@@ -137,7 +194,7 @@ export type RunStats = Omit<GenerateStats, 'ended'> & {
   readonly ended: GenerateStats['ended'] | 'aborted';
 };
 
-async function summarize(model: Model, session: Session, flags: GenerateFlags, stats: RunStats) {
+async function summarize(model: Model, session: Session, method: string, stats: RunStats) {
   const bytes = session.bytes().total;
   const bytesF16 = (await plannedBytes('f16', model.layers, session.cache.length)).total;
   return {
@@ -147,7 +204,7 @@ async function summarize(model: Model, session: Session, flags: GenerateFlags, s
     prefillTokensPerSecond: perSecond(stats.promptTokens, stats.prefillMs),
     decodeTokensPerSecond: perSecond(stats.tokens - 1, stats.decodeMs),
     cache: {
-      method: flags.cache,
+      method,
       spec: session.cache.spec,
       bytes,
       bytesF16,
@@ -163,10 +220,15 @@ export function perSecond(count: number, elapsedMs: number): number {
   return count > 0 && elapsedMs > 0 ? count / (elapsedMs / 1000) : 0;
 }
 
-function sentence(report: Awaited<ReturnType<typeof summarize>>): string {
-  const { cache } = report;
+type Report = Awaited<ReturnType<typeof summarize>> & {
+  readonly session?: { readonly file: string; readonly tokens: number };
+};
+
+function sentence(report: Report): string {
+  const { cache, session } = report;
   return [
     `${report.tokens} tokens, ${report.decodeTokensPerSecond.toFixed(1)} tokens/s after a prompt of ${report.promptTokens} at ${report.prefillTokensPerSecond.toFixed(0)} tokens/s (${report.backend}, ${report.threads} threads)`,
     `cache ${cache.spec}: ${formatBytes(cache.bytes)}; f16 would have taken ${formatBytes(cache.bytesF16)}`,
+    ...(session ? [`session of ${session.tokens} tokens saved to ${session.file}`] : []),
   ].join('\n');
 }

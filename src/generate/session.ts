@@ -1,7 +1,10 @@
 import type { CacheBytes, KvCache } from '../cache/cache.ts';
+import { version } from '../../package.json';
 import { ensure } from '../errors/errors.ts';
 import type { Model } from '../model/model.ts';
 import { generate, type GenerateOptions, type GenerateStats, type Piece } from './generate.ts';
+import { adapterHash } from './session-digest.ts';
+import { expectModel, type SessionState } from './session-state.ts';
 
 /**
  * A conversation with a model: the tokens said so far and the cache that holds them. Several
@@ -28,6 +31,22 @@ export class Session {
   /** @param options.cache spec of the cache, default `h1b` */
   static async create(model: Model, options: { cache?: string } = {}): Promise<Session> {
     return new Session(model, await model.createCache(options.cache ?? 'h1b'), []);
+  }
+
+  /**
+   * A session that goes on exactly where the saved one was; nothing is computed again.
+   * @throws KvError "format" if it was saved with another model or adapter, or is damaged
+   */
+  static async restore(model: Model, state: SessionState): Promise<Session> {
+    await expectModel(state, model);
+    const session = await Session.create(model, { cache: state.spec });
+    try {
+      await session.restore(state);
+      return session;
+    } catch (error) {
+      session.dispose();
+      throw error;
+    }
   }
 
   /** Adds text to what was said; it is run when the next generation begins. */
@@ -64,6 +83,46 @@ export class Session {
   /** An independent session with the same past; pages are shared until one side writes. */
   fork(): Session {
     return new Session(this.model, this.cache.fork(), [...this.tokens]);
+  }
+
+  /**
+   * All of the session as it is now, for `Session.restore` or, through `encodeSession`, a file.
+   * @throws KvError "usage" while a step of the model is under way
+   */
+  async save(): Promise<SessionState> {
+    const { model } = this;
+    const tokens = Int32Array.from(this.tokens);
+    const cache = await this.cache.save();
+    return {
+      engine: version,
+      model: { name: model.name, hash: model.hash },
+      adapter: await adapterHash(model.adapter),
+      spec: this.cache.spec,
+      tokens,
+      cache,
+    };
+  }
+
+  /**
+   * Makes this new session what the saved one was.
+   * @throws KvError "usage" if something was said here already, or the caches differ; "format" as
+   *   `Session.restore`; the session is as it was before then
+   */
+  async restore(state: SessionState): Promise<void> {
+    await expectModel(state, this.model);
+    ensure(
+      this.tokens.length === 0,
+      'usage',
+      () => `session: it holds ${this.tokens.length} tokens. Restore into a new one.`,
+    );
+    ensure(
+      state.spec === this.cache.spec,
+      'usage',
+      () =>
+        `session: it was saved with cache ${state.spec}; the one asked for is ${this.cache.spec}. Choose ${state.spec}, or begin a new session.`,
+    );
+    this.cache.restore(state.cache);
+    for (const id of state.tokens) this.tokens.push(id);
   }
 
   bytes(): CacheBytes {

@@ -1,10 +1,24 @@
 /** The shape checks of every kernel, shared by all backends, so that all refuse the same calls. */
 import { ensure, KvError } from '../errors/errors.ts';
-import type { AttendShape, HostArray, LinearPart, Segment, Tensor } from './kernels.ts';
+import { affineBits, affineMultiple } from './affine.ts';
+import type {
+  AffineBits,
+  AttendShape,
+  Codec,
+  HostArray,
+  LinearPart,
+  Page,
+  Segment,
+  Tensor,
+} from './kernels.ts';
 import { expectTensor } from './tensor.ts';
-import { tensorSizeBytes, weightDTypes } from '../math/dtype.ts';
+import { tensorSizeBytes, weightDTypes, type DType } from '../math/dtype.ts';
 
 export const maxSketchHeadDim = 512;
+/** Entries of a query table keep at least 6 bits; a key's projection fits a thread's stack. */
+const maxCodeGroups = 512;
+/** Keys of a block of codes. */
+const blockKeys = 32;
 
 export const check = {
   write(t: Tensor, data: HostArray, view: HostArray): void {
@@ -69,7 +83,7 @@ export const check = {
   storeRows(x: Tensor, page: Tensor, slot: number): void {
     expectTensor('storeRows', 'x', x, 'f32', [-1, -1, -1]);
     expectTensor('storeRows', 'page', page, ['f32', 'f16'], [x.shape[1], -1, x.shape[2]]);
-    slots('storeRows', x, page, slot);
+    slots('storeRows', x, page.shape[1], slot);
   },
 
   storeSketch(x: Tensor, projection: Tensor, page: Tensor, slot: number): void {
@@ -84,15 +98,57 @@ export const check = {
         `storeSketch: ${bits} bits, ${heads} heads over ${nKvHeads} projections, head dimension ${d}; bits must be a multiple of 32, heads of projections, and the dimension at most ${maxSketchHeadDim} (sums stay below 2^31).`,
     );
     expectTensor('storeSketch', 'page', page, 'u32', [heads, -1, bits / 32]);
-    slots('storeSketch', x, page, slot);
+    slots('storeSketch', x, page.shape[1], slot);
   },
 
-  storeAffine4(x: Tensor, codes: Tensor, params: Tensor, slot: number): void {
+  storeCodes(
+    x: Tensor,
+    codec: Codec,
+    keys: Tensor,
+    scales: Tensor | undefined,
+    slot: number,
+  ): void {
+    expectTensor('storeCodes', 'x', x, 'f32', [-1, -1, -1]);
+    const { nKvHeads, groups } = expectCodec('storeCodes', codec, x.shape[2]);
+    expectTensor('storeCodes', 'x', x, 'f32', [-1, nKvHeads, -1]);
+    expectTensor('storeCodes', 'keys', keys, 'u8', [nKvHeads, -1, groups, 16]);
+    const pageLength = keys.shape[1] * blockKeys;
+    ensure(
+      (scales === undefined) === (codec.rule === 'none'),
+      'shape',
+      () =>
+        `storeCodes: keyScales ${scales ? 'were' : 'were not'} given for scale rule "${codec.rule}"; rule "none" has none, the others need them.`,
+    );
+    if (scales) expectTensor('storeCodes', 'keyScales', scales, 'f16', [nKvHeads, pageLength]);
+    slots('storeCodes', x, pageLength, slot);
+  },
+
+  queryTables(q: Tensor, codec: Codec, tables: Tensor, scales: Tensor): void {
+    expectTensor('queryTables', 'q', q, 'f32', [-1, -1, -1]);
+    const [n, nHeads, d] = q.shape;
+    const { nKvHeads, groups } = expectCodec('queryTables', codec, d);
+    ensure(
+      nHeads % nKvHeads === 0,
+      'shape',
+      () =>
+        `queryTables: ${nHeads} query heads; they must be a multiple of the ${nKvHeads} KV heads.`,
+    );
+    expectTensor('queryTables', 'tables', tables, 'u8', [nHeads, n, groups, 2, 16]);
+    expectTensor('queryTables', 'scales', scales, 'f32', [nHeads, n]);
+  },
+
+  storeAffine(x: Tensor, codes: Tensor, params: Tensor, bits: AffineBits, slot: number): void {
+    expectTensor('storeAffine', 'x', x, 'f32', [-1, -1, -1]);
     const [, heads, d] = x.shape;
-    expectTensor('storeAffine4', 'x', x, 'f32', [-1, -1, -1]);
-    expectTensor('storeAffine4', 'codes', codes, 'u8', [heads, -1, d / 2]);
-    expectTensor('storeAffine4', 'params', params, 'f16', [heads, codes.shape[1], 2]);
-    slots('storeAffine4', x, codes, slot);
+    ensure(
+      d % affineMultiple(bits) === 0,
+      'shape',
+      () =>
+        `storeAffine: head dimension ${d}; for ${bits} bits it must be a multiple of ${affineMultiple(bits)}.`,
+    );
+    expectTensor('storeAffine', 'codes', codes, 'u8', [heads, -1, (d * bits) / 8]);
+    expectTensor('storeAffine', 'params', params, 'f16', [heads, codes.shape[1], 2]);
+    slots('storeAffine', x, codes.shape[1], slot);
   },
 
   attend(shape: AttendShape, out: Tensor): void {
@@ -106,14 +162,14 @@ export const check = {
 
 /** Segments against the shape of the queries: forms, page tensors, and that the pages reach `length`. */
 export function checkAttend(segments: readonly Segment[], shape: AttendShape): void {
-  const { n, nHeads, nKvHeads, headDimK, headDimV } = shape;
+  const { nHeads, nKvHeads } = shape;
   ensure(
     nHeads % nKvHeads === 0,
     'shape',
     () => `attend: ${nHeads} query heads; they must be a multiple of the ${nKvHeads} KV heads.`,
   );
   for (const segment of segments) {
-    const { keyForm, valueForm, query, pages, pageLength, scale } = segment;
+    const { pages, pageLength, scale } = segment;
     expectTensor('attend', 'scale', scale, 'f32', [nHeads]);
     ensure(
       segment.length >= 0 &&
@@ -123,35 +179,89 @@ export function checkAttend(segments: readonly Segment[], shape: AttendShape): v
       () =>
         `attend: a segment of ${segment.length} positions has ${pages.length} pages of ${pageLength} and minDistance ${segment.minDistance}.`,
     );
-    if (keyForm === 'sketch') expectTensor('attend', 'query', query, 'u32', [nHeads, n, -1]);
-    else expectTensor('attend', 'query', query, 'f32', [n, nHeads, headDimK]);
+    const { skip = 0 } = segment;
+    ensure(
+      skip >= 0 && skip < 1,
+      'range',
+      () => `attend: a segment may skip ${skip} of its weights; it must be from 0 to below 1.`,
+    );
     // A cache lays out all its pages alike and adds them at the end: each has been last once.
-    for (const page of pages.slice(-1)) {
-      if (keyForm === 'sketch') {
-        const shapeOfKeys = [nKvHeads, pageLength, query.shape[2]];
-        expectTensor('attend', 'sketch page keys', page.keys, 'u32', shapeOfKeys);
-      } else {
-        expectTensor('attend', 'page keys', page.keys, keyForm, [nKvHeads, pageLength, headDimK]);
-      }
-      if (valueForm === 'affine4') {
-        const codes = [nKvHeads, pageLength, headDimV / 2];
-        expectTensor('attend', 'page values', page.values, 'u8', codes);
-        if (!page.valueParams)
-          throw new KvError('shape', 'attend: an affine4 page has no valueParams.');
-        const params = [nKvHeads, pageLength, 2];
-        expectTensor('attend', 'page valueParams', page.valueParams, 'f16', params);
-      } else {
-        const values = [nKvHeads, pageLength, headDimV];
-        expectTensor('attend', 'page values', page.values, valueForm, values);
-      }
-    }
+    const page = pages.at(-1);
+    expectKeys(segment, shape, page);
+    if (page) expectValues(segment, shape, page);
   }
 }
 
-function slots(kernel: string, x: Tensor, page: Tensor, slot: number): void {
+/** The query of a segment, and the keys of a page if there is one. */
+function expectKeys(segment: Segment, shape: AttendShape, page: Page | undefined): void {
+  const { n, nHeads, nKvHeads, headDimK } = shape;
+  const { keyForm, query, queryScales, pageLength } = segment;
+  if (keyForm === 'sketch') {
+    expectTensor('attend', 'query', query, 'u32', [nHeads, n, -1]);
+    const shapeOfKeys = [nKvHeads, pageLength, query.shape[2]];
+    if (page) expectTensor('attend', 'sketch page keys', page.keys, 'u32', shapeOfKeys);
+  } else if (keyForm === 'codes') {
+    expectTensor('attend', 'query', query, 'u8', [nHeads, n, -1, 2, 16]);
+    if (!queryScales)
+      throw new KvError('shape', 'attend: a segment of codes has no queryScales. See queryTables.');
+    expectTensor('attend', 'queryScales', queryScales, 'f32', [nHeads, n]);
+    ensure(
+      pageLength % blockKeys === 0,
+      'shape',
+      () => `attend: pages of ${pageLength} codes; it must be a multiple of ${blockKeys}.`,
+    );
+    if (!page) return;
+    const shapeOfKeys = [nKvHeads, pageLength / blockKeys, query.shape[2], 16];
+    expectTensor('attend', 'page of codes', page.keys, 'u8', shapeOfKeys);
+    if (page.keyScales)
+      expectTensor('attend', 'page keyScales', page.keyScales, 'f16', [nKvHeads, pageLength]);
+  } else {
+    expectTensor('attend', 'query', query, 'f32', [n, nHeads, headDimK]);
+    const shapeOfKeys = [nKvHeads, pageLength, headDimK];
+    if (page) expectTensor('attend', 'page keys', page.keys, keyForm, shapeOfKeys);
+  }
+}
+
+function expectValues(segment: Segment, shape: AttendShape, page: Page): void {
+  const { nKvHeads, headDimV } = shape;
+  const { valueForm, pageLength } = segment;
+  const bits = affineBits(valueForm);
+  if (!bits) {
+    const values = [nKvHeads, pageLength, headDimV];
+    return expectTensor('attend', 'page values', page.values, valueForm as DType, values);
+  }
   ensure(
-    slot >= 0 && slot + x.shape[0] <= page.shape[1],
+    headDimV % affineMultiple(bits) === 0,
     'shape',
-    () => `${kernel}: ${x.shape[0]} rows from slot ${slot} do not fit a page of ${page.shape[1]}.`,
+    () =>
+      `attend: values of dimension ${headDimV}; for ${valueForm} it must be a multiple of ${affineMultiple(bits)}.`,
+  );
+  const codes = [nKvHeads, pageLength, (headDimV * bits) / 8];
+  expectTensor('attend', 'page values', page.values, 'u8', codes);
+  if (!page.valueParams)
+    throw new KvError('shape', `attend: a page of ${valueForm} has no valueParams.`);
+  expectTensor('attend', 'page valueParams', page.valueParams, 'f16', [nKvHeads, pageLength, 2]);
+}
+
+/** @throws KvError "shape" unless the tensors of a codec fit together and heads of d dimensions */
+function expectCodec(kernel: string, codec: Codec, d: number) {
+  expectTensor(kernel, 'codec levels', codec.levels, 'f32', [-1, -1, 16, 4]);
+  const [nKvHeads, groups] = codec.levels.shape;
+  ensure(
+    groups >= 1 && groups <= maxCodeGroups,
+    'shape',
+    () => `${kernel}: a codec of ${groups} groups; it must be 1 to ${maxCodeGroups}.`,
+  );
+  expectTensor(kernel, 'codec project', codec.project, 'f32', [nKvHeads, 4 * groups, d]);
+  expectTensor(kernel, 'codec queryProject', codec.queryProject, 'f32', [nKvHeads, 4 * groups, d]);
+  expectTensor(kernel, 'codec rows', codec.rows, 'i32', [nKvHeads]);
+  return { nKvHeads, groups };
+}
+
+function slots(kernel: string, x: Tensor, pageLength: number, slot: number): void {
+  ensure(
+    slot >= 0 && slot + x.shape[0] <= pageLength,
+    'shape',
+    () => `${kernel}: ${x.shape[0]} rows from slot ${slot} do not fit a page of ${pageLength}.`,
   );
 }

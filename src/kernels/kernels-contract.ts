@@ -9,11 +9,15 @@ import {
   type DType,
 } from '../math/dtype.ts';
 import { Random } from '../math/random.ts';
+import { affineBits, unpackAffine } from './affine.ts';
 import type {
+  AffineBits,
   AttendShape,
+  Codec,
   HostArray,
   Kernels,
   KeyForm,
+  ScaleRule,
   Segment,
   Tensor,
   ValueForm,
@@ -40,18 +44,21 @@ const sumBound = (terms: number) => (terms / 4 + 8) * epsilon;
 const attendBound = 2e-5;
 
 /**
- * affine4 weights may be 15-bit integers that share a scale among 32 positions, against centred
+ * Weights of affine values may be 15-bit integers that share a scale among 32 positions, against centred
  * codes of at most 8 steps: 32 / 2 * 8 / 15 / 32767 of the range of the values, which is at most
  * twice the largest |value|, is 5.2e-4 if every rounding conspires. Roundings are independent:
  * their sum stays below a third of that.
  */
-const affine4Bound = 2e-4;
+const affineBound = 2e-4;
+
+/** Logits of codes: an exact sum and three roundings, relative. */
+const codesBound = 1e-5;
 
 const headDims = [8, 64, 80, 96, 128];
 const counts = [1, 2, 7, 33];
 
 /** Tensors made for one test on one backend. */
-class Workspace {
+export class Workspace {
   readonly kernels: Kernels;
   private readonly made: Tensor[] = [];
 
@@ -178,6 +185,10 @@ export interface AttendCase {
   readonly pageLength: number;
   /** Words of a sketch. */
   readonly sketchWords: number;
+  /** Groups of codes. */
+  readonly codeGroups?: number;
+  /** Pages of codes without scales. */
+  readonly unscaled?: boolean;
   readonly segments: readonly {
     readonly keyForm: KeyForm;
     readonly valueForm: ValueForm;
@@ -191,41 +202,82 @@ export interface AttendCase {
 /** Segments over pages of random keys and values; the same for the same seed on every backend. */
 export function segmentsOf(w: Workspace, c: AttendCase, seed: number): Segment[] {
   const random = new Random(seed);
-  const { n, nHeads, nKvHeads, headDimK, headDimV } = c.shape;
+  const { nHeads, nKvHeads, headDimK, headDimV } = c.shape;
   const P = c.pageLength;
+  const groups = c.codeGroups ?? 1;
   return c.segments.map((s) => {
-    const sketch = s.keyForm === 'sketch';
-    const query = sketch
-      ? w.put('u32', [nHeads, n, c.sketchWords], words(random, nHeads * n * c.sketchWords))
-      : w.f32([n, nHeads, headDimK], normals(random, n * nHeads * headDimK));
-    const spread = 3 / Math.sqrt(sketch ? c.sketchWords * 32 : headDimK);
+    const queries = { sketch: sketchQuery, codes: tableQuery, f32: floatQuery, f16: floatQuery };
+    const { query, spread } = queries[s.keyForm](w, random, c);
     const scale = Float32Array.from({ length: nHeads }, () => spread * (0.5 + random.uniform()));
     const rowsOf = (form: 'f32' | 'f16', d: number) =>
       w.put(form, [nKvHeads, P, d], weights(random, form, [nKvHeads, P, d]));
-    const keys = () =>
-      s.keyForm === 'sketch'
-        ? w.put('u32', [nKvHeads, P, c.sketchWords], words(random, nKvHeads * P * c.sketchWords))
-        : rowsOf(s.keyForm, headDimK);
-    const values = () =>
-      s.valueForm === 'affine4'
-        ? {
-            values: w.put(
-              'u8',
-              [nKvHeads, P, headDimV / 2],
-              bytes(random, (nKvHeads * P * headDimV) / 2),
-            ),
-            valueParams: w.put('f16', [nKvHeads, P, 2], affine4Params(random, nKvHeads * P)),
-          }
-        : { values: rowsOf(s.valueForm, headDimV) };
+    const keys = () => {
+      if (s.keyForm === 'sketch') {
+        const shape = [nKvHeads, P, c.sketchWords];
+        return { keys: w.put('u32', shape, words(random, elementCount(shape))) };
+      }
+      if (s.keyForm !== 'codes') return { keys: rowsOf(s.keyForm, headDimK) };
+      const shape = [nKvHeads, P / 32, groups, 16];
+      const codes = { keys: w.put('u8', shape, bytes(random, elementCount(shape))) };
+      const scales = Uint16Array.from({ length: nKvHeads * P }, () =>
+        f32ToF16(0.5 + random.uniform()),
+      );
+      return c.unscaled ? codes : { ...codes, keyScales: w.put('f16', [nKvHeads, P], scales) };
+    };
+    const values = () => {
+      const bits = affineBits(s.valueForm);
+      if (!bits) return { values: rowsOf(s.valueForm as 'f32' | 'f16', headDimV) };
+      const shape = [nKvHeads, P, (headDimV * bits) / 8];
+      return {
+        values: w.put('u8', shape, bytes(random, elementCount(shape))),
+        valueParams: w.put('f16', [nKvHeads, P, 2], affineParams(random, nKvHeads * P)),
+      };
+    };
     const pages = Array.from({ length: Math.ceil(s.length / P) }, () => ({
-      keys: keys(),
+      ...keys(),
       ...values(),
     }));
-    return { ...s, query, pages, pageLength: P, scale: w.f32([nHeads], scale) };
+    return { ...s, ...query, pages, pageLength: P, scale: w.f32([nHeads], scale) };
   });
 }
 
-function affine4Params(random: Random, count: number): Uint16Array {
+interface RandomQuery {
+  readonly query: Pick<Segment, 'query' | 'queryScales'>;
+  /** a scale for logits of about 3 */
+  readonly spread: number;
+}
+
+function floatQuery(w: Workspace, random: Random, { shape }: AttendCase): RandomQuery {
+  const { n, nHeads, headDimK } = shape;
+  const query = w.f32([n, nHeads, headDimK], normals(random, n * nHeads * headDimK));
+  return { query: { query }, spread: 3 / Math.sqrt(headDimK) };
+}
+
+function sketchQuery(w: Workspace, random: Random, c: AttendCase): RandomQuery {
+  const shape = [c.shape.nHeads, c.shape.n, c.sketchWords];
+  const query = w.put('u32', shape, words(random, elementCount(shape)));
+  return { query: { query }, spread: 3 / Math.sqrt(c.sketchWords * 32) };
+}
+
+/** Entries up to the largest that `queryTables` makes. */
+function tableQuery(w: Workspace, random: Random, c: AttendCase): RandomQuery {
+  const { n, nHeads } = c.shape;
+  const groups = c.codeGroups ?? 1;
+  const limit = Math.floor(32767 / groups);
+  const tables = new Uint8Array(nHeads * n * groups * 32);
+  for (let i = 0; i < tables.length; i++) {
+    if (i % 32 >= 16) continue;
+    const entry = Math.round((2 * random.uniform() - 1) * limit);
+    tables[i] = entry & 255;
+    tables[i + 16] = entry >> 8;
+  }
+  const unit = Math.sqrt(3 / groups) / limit;
+  const scales = Float32Array.from({ length: nHeads * n }, () => unit * (0.5 + random.uniform()));
+  const query = w.put('u8', [nHeads, n, groups, 2, 16], tables);
+  return { query: { query, queryScales: w.f32([nHeads, n], scales) }, spread: 3 };
+}
+
+function affineParams(random: Random, count: number): Uint16Array {
   return Uint16Array.from({ length: count * 2 }, (_, i) => {
     return f32ToF16(i % 2 ? 0.05 + 0.3 * random.uniform() : -2 - random.uniform());
   });
@@ -297,6 +349,62 @@ export const attendCases: Readonly<Record<string, AttendCase>> = {
         maxDistance: 30,
       },
     ],
+  },
+  'codes and affine2, more than one split': {
+    shape: { n: 1, start: 2499, nHeads: 9, nKvHeads: 3, headDimK: 64, headDimV: 64 },
+    pageLength: 128,
+    sketchWords: 1,
+    codeGroups: 16,
+    segments: [{ keyForm: 'codes', valueForm: 'affine2', first: 0, length: 2500, ...everywhere }],
+  },
+  'codes and affine3, prefill of several blocks': {
+    shape: { n: 33, start: 70, nHeads: 4, nKvHeads: 2, headDimK: 80, headDimV: 80 },
+    pageLength: 32,
+    sketchWords: 1,
+    codeGroups: 20,
+    segments: [{ keyForm: 'codes', valueForm: 'affine3', first: 0, length: 103, ...everywhere }],
+  },
+  'codes without scales beside an exact window': {
+    shape: { n: 5, start: 300, nHeads: 7, nKvHeads: 1, headDimK: 128, headDimV: 128 },
+    pageLength: 96,
+    sketchWords: 1,
+    codeGroups: 33,
+    unscaled: true,
+    segments: [
+      { keyForm: 'f16', valueForm: 'f16', first: 270, length: 35, minDistance: 0, maxDistance: 20 },
+      {
+        keyForm: 'codes',
+        valueForm: 'affine3',
+        first: 1,
+        length: 283,
+        minDistance: 21,
+        maxDistance: 250,
+      },
+    ],
+  },
+  'one group of codes, affine values that fill no vector': {
+    shape: { n: 3, start: 45, nHeads: 3, nKvHeads: 1, headDimK: 6, headDimV: 24 },
+    pageLength: 32,
+    sketchWords: 1,
+    codeGroups: 1,
+    segments: [
+      { keyForm: 'codes', valueForm: 'f16', first: 40, length: 8, minDistance: 0, maxDistance: 4 },
+      {
+        keyForm: 'codes',
+        valueForm: 'affine3',
+        first: 0,
+        length: 41,
+        minDistance: 5,
+        maxDistance: 40,
+      },
+    ],
+  },
+  'affine2 values of five words': {
+    shape: { n: 2, start: 60, nHeads: 4, nKvHeads: 1, headDimK: 20, headDimV: 20 },
+    pageLength: 32,
+    sketchWords: 1,
+    codeGroups: 512,
+    segments: [{ keyForm: 'codes', valueForm: 'affine2', first: 0, length: 61, ...everywhere }],
   },
   'queries that see nothing': {
     shape: { n: 9, start: 0, nHeads: 2, nKvHeads: 2, headDimK: 96, headDimV: 128 },
@@ -594,18 +702,6 @@ export function describeKernels(name: string, make: () => Promise<Kernels>): voi
           }
         }
       });
-
-      it('affine4 codes, exactly', async () => {
-        for (const n of counts) {
-          const x = hostileRows(new Random(8), n * 3, d, 65504);
-          await expectSame((w) => {
-            const codes = w.zeros('u8', [3, 40, d / 2]);
-            const params = w.zeros('f16', [3, 40, 2]);
-            w.kernels.storeAffine4(w.f32([n, 3, d], x), codes, params, 7);
-            return [codes, params];
-          });
-        }
-      });
     });
 
     describe.each(Object.entries(attendCases))('attend: %s', (_, c) => {
@@ -619,8 +715,8 @@ export function describeKernels(name: string, make: () => Promise<Kernels>): voi
           return [out];
         });
         const largestValue = 5;
-        const lossy = c.segments.some(({ valueForm }) => valueForm === 'affine4');
-        const bound = (lossy ? affine4Bound : attendBound) * largestValue;
+        const lossy = c.segments.some(({ valueForm }) => affineBits(valueForm));
+        const bound = (lossy ? affineBound : attendBound) * largestValue;
         expectClose(actual, expected, () => bound);
       });
 
@@ -632,6 +728,8 @@ export function describeKernels(name: string, make: () => Promise<Kernels>): voi
             return [out];
           });
           if (keyForm === 'sketch') expect(actual).toEqual(expected);
+          else if (keyForm === 'codes')
+            expectClose(actual, expected, (i) => Math.abs(expected[i]) * codesBound);
           else expectClose(actual, expected, () => sumBound(c.shape.headDimK) * 200);
         }
       });
@@ -650,10 +748,10 @@ export function describeKernels(name: string, make: () => Promise<Kernels>): voi
         w.kernels.attend([{ ...segment, scale }], c.shape, out);
         return [out];
       });
-      expectClose(actual, expected, () => affine4Bound * 5);
+      expectClose(actual, expected, () => affineBound * 5);
     });
 
-    it('attend: stored vectors of every kind come back as they were stored', async () => {
+    it.each([2, 3, 4] as const)('attend: stored vectors of %i bits come back', async (bits) => {
       const d = 64;
       const x = hostileRows(new Random(14), 20, d, 60000);
       const shape = { n: 1, start: 19, nHeads: 1, nKvHeads: 1, headDimK: d, headDimV: d };
@@ -661,13 +759,14 @@ export function describeKernels(name: string, make: () => Promise<Kernels>): voi
         const [{ actual, expected }] = await onBoth((w) => {
           const page = {
             keys: w.zeros('u32', [1, 32, 2]),
-            values: w.zeros('u8', [1, 32, d / 2]),
+            values: w.zeros('u8', [1, 32, (d * bits) / 8]),
             valueParams: w.zeros('f16', [1, 32, 2]),
           };
-          w.kernels.storeAffine4(w.f32([20, 1, d], x), page.values, page.valueParams, 0);
+          const rows = w.f32([20, 1, d], x);
+          w.kernels.storeAffine(rows, page.values, page.valueParams, bits, 0, { clip: false });
           const out = w.zeros('f32', [1, 1, d]);
           const segment: Segment = {
-            ...{ keyForm: 'sketch', valueForm: 'affine4', pages: [page], pageLength: 32 },
+            ...{ keyForm: 'sketch', valueForm: `affine${bits}`, pages: [page], pageLength: 32 },
             ...{ first: 0, length: 20, query: w.zeros('u32', [1, 1, 2]) },
             ...{ minDistance: 19 - position, maxDistance: 19 - position },
             scale: w.f32([1], Float32Array.of(1)),
@@ -677,7 +776,7 @@ export function describeKernels(name: string, make: () => Promise<Kernels>): voi
         });
         // Of rows below f16's smallest number, 2^-24, the stored values are multiples of that.
         const largest = maxMagnitude(x.subarray(position * d, (position + 1) * d)) + 2 ** -24;
-        expectClose(actual, expected, () => largest * affine4Bound);
+        expectClose(actual, expected, () => largest * affineBound);
       }
     });
 
@@ -707,9 +806,19 @@ export function describeRefusals(name: string, make: () => Promise<Kernels>): vo
         const [p, page] = [w.zeros('i8', [1, 32, d]), w.zeros('u32', [1, 3, 1])];
         w.kernels.storeSketch({ ...x, shape: [3, 1, d] }, p, page, 0);
       },
-      storeAffine4: (w, x) => {
+      storeAffine: (w, x) => {
         const [codes, params] = [w.zeros('u8', [1, 3, d / 2]), w.zeros('f16', [1, 3, 2])];
-        w.kernels.storeAffine4({ ...x, shape: [3, 1, d] }, codes, params, 0);
+        w.kernels.storeAffine({ ...x, shape: [3, 1, d] }, codes, params, 4, 0, { clip: true });
+      },
+      storeCodes: (w, x) => {
+        const codec = codecOf(w, { nKvHeads: 1, groups: 2, d, rule: 'norm' }, 19);
+        const [keys, scales] = [w.zeros('u8', [1, 1, 2, 16]), w.zeros('f16', [1, 32])];
+        w.kernels.storeCodes({ ...x, shape: [3, 1, d] }, codec, keys, scales, 0);
+      },
+      queryTables: (w, x) => {
+        const codec = codecOf(w, { nKvHeads: 1, groups: 2, d, rule: 'norm' }, 19);
+        const [tables, scales] = [w.zeros('u8', [1, 3, 2, 2, 16]), w.zeros('f32', [1, 3])];
+        w.kernels.queryTables({ ...x, shape: [3, 1, d] }, codec, tables, scales);
       },
     };
     it.each(Object.entries(calls))('%s: NaN and infinity', (kernel, call) => {
@@ -730,7 +839,7 @@ export function describeRefusals(name: string, make: () => Promise<Kernels>): vo
       }
     });
 
-    it.each(['storeRows', 'storeAffine4'])('%s: values beyond f16', (kernel) => {
+    it.each(['storeRows', 'storeAffine'])('%s: values beyond f16', (kernel) => {
       const w = new Workspace(kernels);
       const x = w.f32([3, d], normals(new Random(16), 3 * d, 1e6));
       expect(() => calls[kernel](w, x)).toThrow(expect.objectContaining({ code: 'range' }));
@@ -753,9 +862,36 @@ export function describeRefusals(name: string, make: () => Promise<Kernels>): vo
   });
 }
 
-/** Nibbles of a stored affine4 row as numbers, for tests of the codes themselves. */
-export function affine4Values(codes: HostArray, params: HostArray): number[] {
+/** A random codec; every ninth row of its projections is zero, as where a group has fewer channels. */
+export function codecOf(
+  w: Workspace,
+  c: { nKvHeads: number; groups: number; d: number; rule: ScaleRule },
+  seed: number,
+): Codec {
+  const random = new Random(seed);
+  const { nKvHeads, groups, d, rule } = c;
+  const shape = [nKvHeads, 4 * groups, d];
+  const isZero = (i: number) => Math.floor(i / d) % 9 === 8;
+  const matrix = () =>
+    normals(random, elementCount(shape), 1 / Math.sqrt(d)).map((v, i) => (isZero(i) ? 0 : v));
+  const project = matrix();
+  const used = Int32Array.from({ length: nKvHeads }, (_, h) => {
+    const first = h * 4 * groups;
+    return Array.from({ length: 4 * groups }, (_, i) => first + i).filter((i) => i % 9 !== 8)
+      .length;
+  });
+  return {
+    project: w.f32(shape, project),
+    levels: w.f32([nKvHeads, groups, 16, 4], normals(random, nKvHeads * groups * 64)),
+    queryProject: w.f32(shape, matrix()),
+    rows: w.put('i32', [nKvHeads], used),
+    rule,
+    gain: 0.7,
+  };
+}
+
+/** A stored affine row as numbers, for tests of the codes themselves. */
+export function affineValues(row: HostArray, params: HostArray, bits: AffineBits): number[] {
   const [minimum, step] = [f16ToF32(params[0]), f16ToF32(params[1])];
-  const all = [...codes.map((b: number) => b & 15), ...codes.map((b: number) => b >> 4)];
-  return all.map((code) => minimum + step * code);
+  return Array.from(unpackAffine(row, bits), (code) => minimum + step * code);
 }

@@ -6,6 +6,7 @@
  *   H    query heads                     Hkv  key/value heads; H is a multiple of Hkv
  *   D    head dimension of keys          Dv   head dimension of values
  *   P    positions in a page             b    bits of a key sketch, W = b / 32 words
+ *   G    groups of a key's codes, each standing for 4 dimensions of its projection
  *
  * `reference.ts` is the oracle: slow and obvious. Every other backend agrees with it within the
  * bounds that `kernels-contract.ts` states. Calls only enqueue where the backend is a GPU, so
@@ -48,21 +49,35 @@ export interface LinearPart {
  * - `f32`, `f16`: keys [Hkv, P, D]; the query is f32 [n, H, D]; raw score = <q, k>
  * - `sketch`: keys u32 [Hkv, P, W], bit i of word w is sketch dimension 32w + i; the query is
  *   u32 [H, n, W]; raw score = b - 2 popcount(q XOR k), an exact integer
+ * - `codes`: keys u8 [Hkv, P/32, G, 16], P a multiple of 32: slot s lies in block s >> 5, and byte i of
+ *   a group holds the codes of slots 32 block + i in its low nibble and 32 block + 16 + i in its high
+ *   one, so that 16 bytes are one group of 32 keys. The query is the tables of `queryTables`; raw
+ *   score = key scale * query scale * sum over g of table[g][code g], the sum an exact integer. A page
+ *   without `keyScales` has key scales of 1.
  */
-export type KeyForm = 'f32' | 'f16' | 'sketch';
+export type KeyForm = 'f32' | 'f16' | 'sketch' | 'codes';
+
+/** Bits of an affine value code. */
+export type AffineBits = 2 | 3 | 4;
+export type AffineForm = `affine${AffineBits}`;
 
 /**
  * How a page holds values.
  * - `f32`, `f16`: values [Hkv, P, Dv]
- * - `affine4`: values u8 [Hkv, P, Dv / 2], byte i of a row holds dimension i in its low nibble and
- *   dimension i + Dv/2 in its high one; valueParams f16 [Hkv, P, 2] holds (minimum, step);
- *   value = minimum + step * code
+ * - `affine2`, `affine3`, `affine4`: values u8 [Hkv, P, Dv bits / 8]; valueParams f16 [Hkv, P, 2] holds
+ *   (minimum, step); value = minimum + step * code. A row is N words, word i holding the codes of
+ *   dimensions i, i + N, i + 2N .. from its low bits up. affine4: N = Dv/2 words of 2 codes, a byte
+ *   each; affine2: N = Dv/4 words of 4 codes, a byte each; affine3: N = Dv/4 words of 4 codes, 12 bits
+ *   each: N bytes with the low 8 bits, then N/2 bytes, byte i holding the high 4 bits of word i in
+ *   its low nibble and those of word i + N/2 in its high one. Dv is a multiple of 2, 4, 8 for 4, 2, 3 bits.
  */
-export type ValueForm = 'f32' | 'f16' | 'affine4';
+export type ValueForm = 'f32' | 'f16' | AffineForm;
 
 /** P consecutive positions of one layer, all KV heads. */
 export interface Page {
   readonly keys: Tensor;
+  /** f16 [Hkv, P], for `codes` only */
+  readonly keyScales?: Tensor;
   readonly values: Tensor;
   readonly valueParams?: Tensor;
 }
@@ -76,6 +91,8 @@ export interface Segment {
   readonly keyForm: KeyForm;
   readonly valueForm: ValueForm;
   readonly query: Tensor;
+  /** f32 [H, n], what `queryTables` wrote; for `codes` only */
+  readonly queryScales?: Tensor;
   readonly pages: readonly Page[];
   /** P; slot s of page p holds position first + p P + s */
   readonly pageLength: number;
@@ -85,6 +102,12 @@ export interface Segment {
   readonly maxDistance: number;
   /** f32 [H]; logit = scale[h] * raw score */
   readonly scale: Tensor;
+  /**
+   * The share of a query's weights, from 0 (the default) to below 1, that a backend may leave out with
+   * the values they belong to, the smallest ones; the rest is renormalised. With S of this segment's
+   * weights left out the output errs by at most 2 S max|v|.
+   */
+  readonly skip?: number;
 }
 
 /** The queries of one `attend`: positions start .. start + n - 1. */
@@ -95,6 +118,28 @@ export interface AttendShape {
   readonly nKvHeads: number;
   readonly headDimK: number;
   readonly headDimV: number;
+}
+
+/**
+ * The scale of a coded key, with r the root mean square of its projection z, u = z / r, c its levels:
+ * `unbiased` r <u,u> / <u,c>; `least-squares` r <u,c> / <c,c>; `norm` gain ||x||; `none` has no scale,
+ * and there u = z.
+ */
+export type ScaleRule = 'unbiased' | 'least-squares' | 'norm' | 'none';
+
+/** A product codebook for the keys of one layer: G groups of 4 dimensions, 16 levels each. */
+export interface Codec {
+  /** f32 [Hkv, 4G, D]: key -> z */
+  readonly project: Tensor;
+  /** f32 [Hkv, G, 16, 4] */
+  readonly levels: Tensor;
+  /** f32 [Hkv, 4G, D], for queries; may be `project` */
+  readonly queryProject: Tensor;
+  /** i32 [Hkv]: rows of `project` that are not all zero */
+  readonly rows: Tensor;
+  readonly rule: ScaleRule;
+  /** of rule `norm` */
+  readonly gain: number;
 }
 
 /** RoPE pairs: `adjacent` rotates (2i, 2i+1), as GGUF llama stores it; `halves` (i, i + D/2). */
@@ -178,14 +223,53 @@ export interface Kernels {
    */
   storeSketch(x: Tensor, projection: Tensor, page: Tensor, slot: number): void;
   /**
-   * Affine 4-bit codes per row: minimum = min(x) rounded down to f16, step = (max(x) - minimum) / 15
-   * rounded up to f16, code = clamp(floor((v - minimum) / step + 0.5), 0, 15), all in f32; a step
-   * of zero gives codes of zero. Rounding outwards keeps every value within half a stored step.
-   * @param x      f32 [n, heads, Dv], Dv even, |x| <= 65504 (f16's largest; beyond it KvError "range")
-   * @param codes  u8 [heads, P, Dv / 2], nibbles as in ValueForm
+   * Codes and scales of keys. z = project x and the distances are sums in f32, of four parts in the
+   * order (0 + 2) + (1 + 3), element c of a row of `project` going into part c mod 4; r = sqrt(sum of
+   * z^2 / rows); the code of group g is the e of least distance |u[4g .. 4g+3] - levels[g][e]|^2, the
+   * lowest on ties. Norms and products are summed in f64 in order, and the scale is rounded to the
+   * nearest f16, at most 65504: every backend gives the same bytes. Codes are zero where r is zero or
+   * not finite, scales also where they would not be positive.
+   * @param x         f32 [n, Hkv, D]
+   * @param keys      u8 [Hkv, P/32, G, 16] as in KeyForm, G <= 512; the other slots' codes stay
+   * @param keyScales f16 [Hkv, P]; undefined for rule `none`, and only there
+   */
+  storeCodes(
+    x: Tensor,
+    codec: Codec,
+    keys: Tensor,
+    keyScales: Tensor | undefined,
+    slot: number,
+  ): void;
+  /**
+   * Look-up tables of queries. y = queryProject q; t[g][e] = <y[4g .. 4g+3], levels[g][e]>, sums as in
+   * `storeCodes`; step = max|t| / floor(32767 / G); entry = t / step, rounded half away from zero.
+   * Entries of G groups add up within 16 bits. Where a step is zero or not finite, entries and scale
+   * are zero.
+   * @param q      f32 [n, H, D]
+   * @param tables u8 [H, n, G, 2, 16], overwritten: the low bytes of 16 signed 16-bit entries, then
+   *               their high bytes, ready for byte shuffles
+   * @param scales f32 [H, n], overwritten: the steps
+   */
+  queryTables(q: Tensor, codec: Codec, tables: Tensor, scales: Tensor): void;
+  /**
+   * Affine codes per row: minimum = low rounded down to f16, step = (high - minimum) / (2^bits - 1)
+   * rounded up to f16, code = clamp(floor((v - minimum) / step + 0.5), 0, 2^bits - 1); a step of zero
+   * gives codes of zero. low and high are the row's extremes: rounding outwards keeps every value
+   * within half a stored step. With `clip` they are first moved towards the row's mean by the factor
+   * out of 1, 0.95 .. 0.5 whose codes have the least squared error, the largest such factor. All in
+   * f32; sums over a row are of four parts, element i in part i mod 4, added (0 + 1) + (2 + 3).
+   * @param x      f32 [n, heads, Dv], |x| <= 65504 (f16's largest; beyond it KvError "range")
+   * @param codes  u8 [heads, P, Dv bits / 8] as in ValueForm
    * @param params f16 [heads, P, 2]
    */
-  storeAffine4(x: Tensor, codes: Tensor, params: Tensor, slot: number): void;
+  storeAffine(
+    x: Tensor,
+    codes: Tensor,
+    params: Tensor,
+    bits: AffineBits,
+    slot: number,
+    options: { readonly clip: boolean },
+  ): void;
   /**
    * softmax over every visible key of all segments together, times the values. A query that sees
    * no key gives zeros.

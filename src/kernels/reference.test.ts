@@ -1,8 +1,8 @@
 import { describe, expect, it } from 'vitest';
 import { f16ToF32 } from '../math/f16.ts';
 import { Random } from '../math/random.ts';
-import { affine4Values, describeRefusals, hostileRows, normals } from './kernels-contract.ts';
-import type { Segment } from './kernels.ts';
+import { affineValues, describeRefusals, hostileRows, normals } from './kernels-contract.ts';
+import type { AffineBits, Codec, ScaleRule, Segment } from './kernels.ts';
 import { ReferenceKernels } from './reference.ts';
 import { allocTensor } from './tensor.ts';
 
@@ -130,28 +130,192 @@ describe('reference: sketches', () => {
   });
 });
 
-describe('reference: affine4', () => {
-  it('keeps every value within half a stored step', () => {
+/** One key of a codec with one head, and what the reference stores for it. */
+function encode(
+  rule: ScaleRule,
+  x: ArrayLike<number>,
+  c: { project: ArrayLike<number>; levels: ArrayLike<number>; rows: number; gain?: number },
+) {
+  const [d, groups] = [x.length, c.levels.length / 64];
+  const codec: Codec = {
+    project: f32([1, 4 * groups, d], c.project),
+    queryProject: f32([1, 4 * groups, d], c.project),
+    levels: f32([1, groups, 16, 4], c.levels),
+    rows: allocTensor(kernels, 'i32', [1]),
+    rule,
+    gain: c.gain ?? 1,
+  };
+  kernels.write(codec.rows, Int32Array.of(c.rows));
+  const keys = allocTensor(kernels, 'u8', [1, 1, groups, 16]);
+  const scales = rule === 'none' ? undefined : allocTensor(kernels, 'f16', [1, 32]);
+  kernels.storeCodes(f32([1, 1, d], x), codec, keys, scales, 0);
+  const codes = Array.from({ length: groups }, (_, g) => kernels.view(keys)[g * 16] & 15);
+  const chosen = codes.flatMap((code, g) => {
+    return Array.from(c.levels).slice((g * 16 + code) * 4, (g * 16 + code) * 4 + 4);
+  });
+  return { codec, codes, chosen, scale: scales ? f16ToF32(kernels.view(scales)[0]) : 1 };
+}
+
+const dot = (a: ArrayLike<number>, b: ArrayLike<number>) =>
+  Array.from(a).reduce((sum, v, i) => sum + v * b[i], 0);
+const identity4 = [1, 0, 0, 0, 0, 1, 0, 0, 0, 0, 1, 0, 0, 0, 0, 1];
+
+describe('reference: codes', () => {
+  it('by hand: the nearest level, the lowest on ties, a nibble per slot', () => {
+    // Level e is (e, 0, 0, 0); 2.5 is as far from 2 as from 3.
+    const levels = Array.from({ length: 64 }, (_, i) => (i % 4 === 0 ? i / 4 : 0));
+    const c = { project: identity4, levels, rows: 4 };
+    expect(encode('none', [2.5, 0, 0, 0], c).codes).toEqual([2]);
+    expect(encode('none', [2.51, 7, 0, 0], c).codes).toEqual([3]);
+    expect(encode('none', [99, 0, 0, 0], c).codes).toEqual([15]);
+    // r = sqrt(4 / 4) = 1 of a row that counts for four: u is x; <u,u> / <u,c> = 1.
+    expect(encode('unbiased', [2, 0, 0, 0], c)).toMatchObject({ codes: [2], scale: 1 * (4 / 4) });
+    const codec = encode('none', [0, 0, 0, 0], c).codec;
+    const keys = allocTensor(kernels, 'u8', [1, 2, 1, 16]);
+    const x = f32([3, 1, 4], [5, 0, 0, 0, 6, 0, 0, 0, 7, 0, 0, 0]);
+    kernels.storeCodes(x, codec, keys, undefined, 31);
+    kernels.storeCodes(x, codec, keys, undefined, 15);
+    const expected = new Array<number>(32).fill(0);
+    // Slots 31, 32, 33 and 15, 16, 17 hold 5, 6, 7 each.
+    expected[15] = 0x55;
+    expected[16] = 6;
+    expected[17] = 7;
+    expected[0] = 0x60;
+    expected[1] = 0x70;
+    expect([...kernels.view(keys)]).toEqual(expected);
+  });
+
+  it('scales do what their rules say', () => {
+    const random = new Random(33);
+    for (let trial = 0; trial < 20; trial++) {
+      const [d, groups] = [12, 5];
+      const x = normals(random, d, 10 ** (trial % 4));
+      const project = normals(random, 4 * groups * d);
+      const levels = normals(random, groups * 64);
+      const z = Array.from({ length: 4 * groups }, (_, i) =>
+        dot(project.subarray(i * d, (i + 1) * d), x),
+      );
+      const c = { project, levels, rows: 4 * groups, gain: 0.3 };
+      const unbiased = encode('unbiased', x, c);
+      // 2^-10: the scale in f16.
+      const ratio = (unbiased.scale * dot(z, unbiased.chosen)) / dot(z, z);
+      expect(Math.abs(ratio - 1)).toBeLessThan(2 ** -10);
+      const least = encode('least-squares', x, c);
+      const residual = z.map((v, i) => v - least.scale * least.chosen[i]);
+      expect(Math.abs(dot(residual, least.chosen))).toBeLessThan(2 ** -10 * dot(z, least.chosen));
+      const norm = 0.3 * Math.sqrt(dot(x, x));
+      expect(Math.abs(encode('norm', x, c).scale - norm)).toBeLessThan(2 ** -10 * norm);
+    }
+  });
+
+  it('of a key that is zero, or whose levels point away, have a scale of zero', () => {
+    const away = Array.from({ length: 64 }, (_, i) => (i % 4 === 0 ? -1 - i / 4 : 0));
+    const c = { project: identity4, levels: away, rows: 4 };
+    expect(encode('norm', [0, 0, 0, 0], c)).toMatchObject({ codes: [0], scale: 0 });
+    for (const rule of ['unbiased', 'least-squares'] as const) {
+      expect(encode(rule, [1, 0, 0, 0], c)).toMatchObject({ codes: [0], scale: 0 });
+    }
+    expect(encode('norm', [3e38, 0, 0, 0], { ...c, project: identity4.map((v) => 2 * v) })).toEqual(
+      expect.objectContaining({ codes: [0], scale: 0 }),
+    );
+    expect(encode('norm', [1e9, 0, 0, 0], c).scale).toBe(65504);
+  });
+
+  it('score as the query against the levels, within half a step per group', () => {
+    const random = new Random(34);
+    const [d, groups] = [24, 6];
+    const [x, q] = [normals(random, d), normals(random, d)];
+    const [project, levels] = [normals(random, 4 * groups * d), normals(random, groups * 64)];
+    const { codec, chosen, codes, scale } = encode('norm', x, { project, levels, rows: 24 });
+    const tables = allocTensor(kernels, 'u8', [1, 1, groups, 2, 16]);
+    const queryScales = allocTensor(kernels, 'f32', [1, 1]);
+    kernels.queryTables(f32([1, 1, d], q), codec, tables, queryScales);
+    const keys = allocTensor(kernels, 'u8', [1, 1, groups, 16]);
+    const keyScales = allocTensor(kernels, 'f16', [1, 32]);
+    kernels.storeCodes(f32([1, 1, d], x), codec, keys, keyScales, 20);
+    const segment: Segment = {
+      ...{ keyForm: 'codes', valueForm: 'f32', pageLength: 32, first: 0, length: 21 },
+      ...{ query: tables, queryScales, scale: f32([1], [0.5]), minDistance: 0, maxDistance: 0 },
+      pages: [{ keys, keyScales, values: f32([1, 32, 1], new Array<number>(32).fill(0)) }],
+    };
+    const out = allocTensor(kernels, 'f32', [1, 1, 21]);
+    const shape = { n: 1, start: 20, nHeads: 1, nKvHeads: 1, headDimK: d, headDimV: 1 };
+    kernels.scores(segment, shape, out);
+    const y = chosen.map((_, i) => dot(project.subarray(i * d, (i + 1) * d), q));
+    const exact = 0.5 * scale * dot(y, chosen);
+    const step = kernels.view(queryScales)[0];
+    expect(step).toBeGreaterThan(0);
+    const error = Math.abs(kernels.view(out)[20] - exact);
+    expect(error).toBeLessThan(0.5 * scale * groups * 0.51 * step);
+    expect(Math.abs(exact)).toBeGreaterThan(100 * error);
+    expect(codes.length).toBe(groups);
+  });
+});
+
+describe('reference: affine values', () => {
+  const store = (values: ArrayLike<number>, bits: AffineBits, clip: boolean) => {
+    const d = values.length;
+    const codes = allocTensor(kernels, 'u8', [1, 1, (d * bits) / 8]);
+    const params = allocTensor(kernels, 'f16', [1, 1, 2]);
+    kernels.storeAffine(f32([1, 1, d], values), codes, params, bits, 0, { clip });
+    const [row, minStep] = [kernels.view(codes), kernels.view(params)];
+    return { row, minStep, back: affineValues(row, minStep, bits), step: f16ToF32(minStep[1]) };
+  };
+
+  it.each([2, 3, 4] as const)('of %i bits keep every value within half a stored step', (bits) => {
     const d = 64;
     const x = hostileRows(new Random(32), 40, d, 65504);
     for (let row = 0; row < 40; row++) {
       const values = x.subarray(row * d, (row + 1) * d);
-      const codes = allocTensor(kernels, 'u8', [1, 1, d / 2]);
-      const params = allocTensor(kernels, 'f16', [1, 1, 2]);
-      kernels.storeAffine4(f32([1, 1, d], values), codes, params, 0);
-      const step = f16ToF32(kernels.view(params)[1]);
-      const back = affine4Values(kernels.view(codes), kernels.view(params));
+      const { back, step } = store(values, bits, false);
       // The code is computed in f32: its rounding may put a value in the middle on either side.
       const slack = 2 ** -20 * Math.max(...values.map(Math.abs));
       values.forEach((v, i) => expect(Math.abs(back[i] - v)).toBeLessThanOrEqual(step / 2 + slack));
     }
   });
 
-  it('by hand: 0, 1, .. 15 are their own codes, low nibbles first', () => {
-    const codes = allocTensor(kernels, 'u8', [1, 1, 8]);
-    const params = allocTensor(kernels, 'f16', [1, 1, 2]);
-    kernels.storeAffine4(f32([1, 1, 16], [...Array(16).keys()]), codes, params, 0);
-    expect([...kernels.view(params)]).toEqual([0, 0x3c00]);
-    expect([...kernels.view(codes)]).toEqual([0x80, 0x91, 0xa2, 0xb3, 0xc4, 0xd5, 0xe6, 0xf7]);
+  it('by hand: whole numbers from 0 are their own codes, low bits first', () => {
+    const four = store([...Array(16).keys()], 4, false);
+    expect([...four.minStep]).toEqual([0, 0x3c00]);
+    expect([...four.row]).toEqual([0x80, 0x91, 0xa2, 0xb3, 0xc4, 0xd5, 0xe6, 0xf7]);
+    const two = store([0, 1, 2, 3, 3, 0, 1, 2], 2, false);
+    // Words of dimensions 0 2 4 6 and 1 3 5 7.
+    expect([...two.row]).toEqual([0 + 4 * 2 + 16 * 3 + 64 * 1, 1 + 4 * 3 + 16 * 0 + 64 * 2]);
+    const three = store([0, 1, 2, 3, 4, 5, 6, 7], 3, false);
+    const words = [0 + 8 * 2 + 64 * 4 + 512 * 6, 1 + 8 * 3 + 64 * 5 + 512 * 7];
+    const [low, high] = [words.map((w) => w & 255), words.map((w) => w >> 8)];
+    expect([...three.row]).toEqual([...low, high[0] | (high[1] << 4)]);
+  });
+
+  it('clipped have the least error of all eleven ranges', () => {
+    const random = new Random(35);
+    let better = 0;
+    for (let trial = 0; trial < 60; trial++) {
+      const bits = ([2, 3, 4] as const)[trial % 3];
+      const values = normals(random, 32);
+      if (trial % 2) values[5] *= 4;
+      const error = (back: readonly number[]) =>
+        back.reduce((sum, v, i) => sum + (v - values[i]) ** 2, 0);
+      const [low, high] = [Math.min(...values), Math.max(...values)];
+      const mean = values.reduce((sum, v) => sum + v, 0) / 32;
+      const errors = Array.from({ length: 11 }, (_, k) => {
+        const [from, to] = [low, high].map((end) => mean + (1 - 0.05 * k) * (end - mean));
+        const clamped = Array.from(values, (v) => Math.min(to, Math.max(from, v)));
+        // The extremes set the range: two more values hold them where all others are inside.
+        const { back } = store(
+          [...clamped, ...Array<number>(4).fill(from), ...Array<number>(4).fill(to)],
+          bits,
+          false,
+        );
+        return error(back.slice(0, 32));
+      });
+      const clipped = error(store(values, bits, true).back);
+      const plain = error(store(values, bits, false).back);
+      // 2 %: f16 rounds the ranges of the two computations apart.
+      expect(clipped).toBeLessThanOrEqual(Math.min(...errors) * 1.02);
+      expect(clipped).toBeLessThanOrEqual(plain);
+      if (clipped < 0.9 * plain) better++;
+    }
+    expect(better).toBeGreaterThan(20);
   });
 });

@@ -2,9 +2,13 @@ import { ensure, KvError } from '../errors/errors.ts';
 import { f16ToF32, f32ToF16 } from '../math/f16.ts';
 import { decodeBlocks } from '../math/blocks.ts';
 import { dtypeBlocks, elementCount, type DType } from '../math/dtype.ts';
+import { affineBits, packAffine, quantizeAffine, unpackAffine } from './affine.ts';
 import { checkAttend, check } from './check.ts';
+import { codePlace, encodeKey, tableOf } from './codes.ts';
 import type {
+  AffineBits,
   AttendShape,
+  Codec,
   HostArray,
   KernelBuffer,
   Kernels,
@@ -200,29 +204,80 @@ export class ReferenceKernels implements Kernels {
     });
   }
 
-  storeAffine4(x: Tensor, codes: Tensor, params: Tensor, slot: number): void {
-    check.storeAffine4(x, codes, params, slot);
-    const half = x.shape[2] / 2;
-    const nibbles = this.view(codes);
-    const minStep = this.view(params);
-    this.eachRow('storeAffine4', x, codes, slot, (row, at) => {
-      refuseBeyondF16('storeAffine4', row);
-      const low = Math.min(...row);
-      const high = Math.max(...row);
-      const minimumBits = roundedDown(low);
-      const minimum = f16ToF32(minimumBits);
-      const stepBits = roundedUp(Math.fround(Math.fround(high - minimum) / 15));
-      const step = f16ToF32(stepBits);
-      minStep[at * 2] = minimumBits;
-      minStep[at * 2 + 1] = stepBits;
-      const code = (v: number) => {
-        if (step === 0) return 0;
-        const steps = Math.fround(Math.fround(v - minimum) / step);
-        return Math.min(15, Math.max(0, Math.floor(Math.fround(steps + 0.5))));
+  storeCodes(
+    x: Tensor,
+    codec: Codec,
+    keys: Tensor,
+    keyScales: Tensor | undefined,
+    slot: number,
+  ): void {
+    check.storeCodes(x, codec, keys, keyScales, slot);
+    const [n, nKvHeads] = x.shape;
+    const nibbles = this.view(keys);
+    refuseNonFinite('storeCodes', this.f32(x));
+    for (let h = 0; h < nKvHeads; h++) {
+      const head = {
+        project: this.f32(rows(codec.project, h, 1)),
+        levels: this.f32(rows(codec.levels, h, 1)),
+        rows: this.view(codec.rows)[h],
+        rule: codec.rule,
+        gain: codec.gain,
       };
-      for (let i = 0; i < half; i++) {
-        nibbles[at * half + i] = code(row[i]) | (code(row[i + half]) << 4);
+      const scales = keyScales && this.view(rows(keyScales, h, 1));
+      for (let i = 0; i < n; i++) {
+        const key = rows({ ...x, shape: [n * nKvHeads, x.shape[2]] }, i * nKvHeads + h, 1);
+        const { codes, scale } = encodeKey(this.f32(key), head);
+        codes.forEach((code, g) => {
+          const { byte, shift } = codePlace(keys.shape, h, slot + i, g);
+          nibbles[byte] = (nibbles[byte] & (0xf0 >> shift)) | (code << shift);
+        });
+        if (scales) scales[slot + i] = scale;
       }
+    }
+  }
+
+  queryTables(q: Tensor, codec: Codec, tables: Tensor, scales: Tensor): void {
+    check.queryTables(q, codec, tables, scales);
+    const [n, nHeads, d] = q.shape;
+    const nKvHeads = codec.levels.shape[0];
+    const queries = this.f32(q);
+    refuseNonFinite('queryTables', queries);
+    for (let h = 0; h < nHeads; h++) {
+      const kvHead = Math.floor((h * nKvHeads) / nHeads);
+      const project = this.f32(rows(codec.queryProject, kvHead, 1));
+      const levels = this.f32(rows(codec.levels, kvHead, 1));
+      for (let i = 0; i < n; i++) {
+        const at = (i * nHeads + h) * d;
+        const { entries, scale } = tableOf(queries.subarray(at, at + d), project, levels);
+        const bytes = this.view(rows(tables, h, 1)).subarray(
+          i * entries.length * 2,
+          (i + 1) * entries.length * 2,
+        );
+        entries.forEach((entry, e) => {
+          bytes[(e >> 4) * 32 + (e & 15)] = entry & 255;
+          bytes[(e >> 4) * 32 + 16 + (e & 15)] = entry >> 8;
+        });
+        this.f32(scales)[h * n + i] = scale;
+      }
+    }
+  }
+
+  storeAffine(
+    x: Tensor,
+    codes: Tensor,
+    params: Tensor,
+    bits: AffineBits,
+    slot: number,
+    { clip }: { readonly clip: boolean },
+  ): void {
+    check.storeAffine(x, codes, params, bits, slot);
+    const packed = this.view(codes);
+    const minStep = this.view(params);
+    this.eachRow('storeAffine', x, codes, slot, (row, at) => {
+      refuseBeyondF16('storeAffine', row);
+      const quantized = quantizeAffine(row, bits, clip);
+      minStep.set([quantized.minimum, quantized.step], at * 2);
+      packed.set(packAffine(quantized.codes, bits), (at * row.length * bits) / 8);
     });
   }
 
@@ -285,6 +340,17 @@ export class ReferenceKernels implements Kernels {
       for (let w = 0; w < words; w++) {
         raw += 32 - 2 * popcount(query[(h * n + i) * words + w] ^ keys[row * words + w]);
       }
+    } else if (segment.keyForm === 'codes') {
+      const groups = segment.query.shape[2];
+      const slot = j % segment.pageLength;
+      const keys = this.view(page.keys);
+      for (let g = 0; g < groups; g++) {
+        const { byte, shift } = codePlace(page.keys.shape, kvHead, slot, g);
+        const entry = ((h * n + i) * groups + g) * 32 + ((keys[byte] >> shift) & 15);
+        raw += query[entry] + ((query[entry + 16] << 24) >> 16);
+      }
+      if (segment.queryScales) raw *= this.f32(segment.queryScales)[h * n + i];
+      if (page.keyScales) raw *= f16ToF32(this.view(page.keyScales)[row]);
     } else {
       const key = this.dequantize(rowOf(page.keys, row));
       for (let c = 0; c < headDimK; c++) raw += query[(i * nHeads + h) * headDimK + c] * key[c];
@@ -294,13 +360,13 @@ export class ReferenceKernels implements Kernels {
 
   private value(segment: Segment, kvHead: number, j: number): Float32Array {
     const { page, row } = locate(segment, kvHead, j);
-    if (segment.valueForm !== 'affine4') return this.dequantize(rowOf(page.values, row));
+    const bits = affineBits(segment.valueForm);
+    if (!bits) return this.dequantize(rowOf(page.values, row));
     if (!page.valueParams)
-      throw new KvError('shape', 'attend: an affine4 page has no valueParams.');
+      throw new KvError('shape', `attend: a page of ${segment.valueForm} has no valueParams.`);
     const params = this.view(page.valueParams);
     const [minimum, step] = [f16ToF32(params[row * 2]), f16ToF32(params[row * 2 + 1])];
-    const bytes = this.view(rowOf(page.values, row));
-    const codes = [...bytes.map((b) => b & 15), ...bytes.map((b) => b >> 4)];
+    const codes = unpackAffine(this.view(rowOf(page.values, row)), bits);
     return Float32Array.from(codes, (code) => minimum + step * code);
   }
 
@@ -467,17 +533,4 @@ function popcount(x: number): number {
   let count = 0;
   for (let bits = x >>> 0; bits; bits = (bits & (bits - 1)) >>> 0) count++;
   return count;
-}
-
-/** Bits of the largest f16 that is not above x. */
-function roundedDown(x: number): number {
-  const bits = f32ToF16(x);
-  if (f16ToF32(bits) <= x) return bits;
-  if (bits === 0) return 0x8001;
-  return bits & 0x8000 ? bits + 1 : bits - 1;
-}
-
-/** Bits of the smallest f16 that is not below x. */
-function roundedUp(x: number): number {
-  return roundedDown(-x) ^ 0x8000;
 }

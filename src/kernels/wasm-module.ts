@@ -17,7 +17,9 @@ export interface NativeExports {
   swiglu(...args: number[]): void;
   store_rows(...args: number[]): number;
   store_sketch(...args: number[]): number;
-  store_affine4(...args: number[]): number;
+  store_codes(...args: number[]): number;
+  query_tables(...args: number[]): number;
+  store_affine(...args: number[]): number;
   attend(...args: number[]): number;
   attend_scratch_bytes(...args: number[]): number;
   scores(...args: number[]): void;

@@ -1,10 +1,12 @@
 import { describe, expect, it } from 'vitest';
+import { describeCodes } from './codes-contract.ts';
 import type { HostArray, Kernels } from './kernels.ts';
 import { weightDTypes } from '../math/dtype.ts';
 import { Random } from '../math/random.ts';
 import {
   attendCases,
   bytes,
+  codecOf,
   describeKernels,
   describeRefusals,
   hostileRows,
@@ -12,6 +14,7 @@ import {
   results,
   segmentsOf,
   weights,
+  type Workspace,
 } from './kernels-contract.ts';
 import { createWasmKernels, type WasmOptions } from './wasm.ts';
 import { hasRelaxedSimd, instantiate } from './wasm-module.ts';
@@ -31,6 +34,7 @@ for (const [name, options] of Object.entries(builds)) {
     it.skip(`${name} (this engine has no relaxed SIMD: Node 22 and later have)`, () => undefined);
   } else {
     describeKernels(name, () => createWasmKernels(options));
+    describeCodes(name, () => createWasmKernels(options));
     describeRefusals(name, () => createWasmKernels(options));
   }
 }
@@ -56,6 +60,17 @@ async function everyParallelKernel(kernels: Kernels): Promise<HostArray[]> {
       const p = w.put('i8', [2, 256, 64], projection);
       w.kernels.storeSketch(w.f32([5, 6, 64], keys), p, page, 0);
       return page;
+    }),
+    ...[w.zeros('u8', [6, 3, 16, 16])].flatMap((page) => {
+      const codec = codecOf(w, { nKvHeads: 6, groups: 16, d: 64, rule: 'unbiased' }, 25);
+      const [scales, steps] = [w.zeros('f16', [6, 96]), w.zeros('f32', [6, 5])];
+      const [tables, x] = [w.zeros('u8', [6, 5, 16, 2, 16]), w.f32([5, 6, 64], keys)];
+      w.kernels.storeCodes(x, codec, page, scales, 30);
+      w.kernels.queryTables(x, codec, tables, steps);
+      const [codes, params] = [w.zeros('u8', [6, 5, 24]), w.zeros('f16', [6, 5, 2])];
+      const values = w.f32([5, 6, 64], hostileRows(random, 5 * 6, 64, 65504));
+      w.kernels.storeAffine(values, codes, params, 3, 0, { clip: true });
+      return [page, scales, tables, steps, codes, params];
     }),
     ...Object.values(attendCases).map((c) => {
       const out = w.zeros('f32', [c.shape.n, c.shape.nHeads, c.shape.headDimV]);
@@ -102,12 +117,12 @@ describe('wasm: results do not depend', () => {
     }
     const c = attendCases['causal prefill of several blocks'];
     const { n, start, nHeads, headDimV } = c.shape;
-    const [together, apart] = await results(kernels, (w) => {
+    const attendWith = (skip: number) => (w: Workspace) => {
       const [all, one] = [
         w.zeros('f32', [n, nHeads, headDimV]),
         w.zeros('f32', [n, nHeads, headDimV]),
       ];
-      const [segment] = segmentsOf(w, c, 24);
+      const segment = { ...segmentsOf(w, c, 24)[0], skip };
       kernels.attend([segment], c.shape, all);
       for (let i = 0; i < n; i++) {
         const query = rows(segment.query, i, 1);
@@ -115,8 +130,12 @@ describe('wasm: results do not depend', () => {
         kernels.attend([{ ...segment, query }], shape, rows(one, i, 1));
       }
       return [all, one];
-    });
+    };
+    const [together, apart] = await results(kernels, attendWith(0));
     expect(apart).toEqual(together);
+    const [skipped, skippedApart] = await results(kernels, attendWith(0.2));
+    expect(skippedApart).toEqual(skipped);
+    expect(skipped).not.toEqual(together);
     kernels.dispose();
   });
 });

@@ -2,7 +2,9 @@ import { ensure, KvError } from '../errors/errors.ts';
 import { platform } from '#kernels-platform';
 import { check, checkAttend } from './check.ts';
 import type {
+  AffineBits,
   AttendShape,
+  Codec,
   HostArray,
   KernelBuffer,
   Kernels,
@@ -32,8 +34,10 @@ const maxThreads = 64;
 
 /** Weights are numbered as in native/elementwise.h, forms as in native/attend.c. */
 const dtypeCodes = Object.fromEntries(weightDTypes.map((dtype, code) => [dtype, code]));
-const keyFormCodes = { f32: 0, f16: 1, sketch: 2 } as const;
-const valueFormCodes = { f32: 0, f16: 1, affine4: 2 } as const;
+const keyFormCodes = { f32: 0, f16: 1, sketch: 2, codes: 3 } as const;
+const valueFormCodes = { f32: 0, f16: 1, affine2: 2, affine3: 3, affine4: 4 } as const;
+/** As in native/codes.c. */
+const scaleRuleCodes = { unbiased: 0, 'least-squares': 1, norm: 2, none: 3 } as const;
 const status = { notFinite: 1, outOfRange: 2, workerDied: 3 } as const;
 const maxInt32 = 0x7fffffff;
 
@@ -207,11 +211,45 @@ class WasmKernels implements Kernels {
     this.refuse('storeSketch', result, x);
   }
 
-  storeAffine4(x: Tensor, codes: Tensor, params: Tensor, slot: number): void {
-    check.storeAffine4(x, codes, params, slot);
+  storeCodes(
+    x: Tensor,
+    codec: Codec,
+    keys: Tensor,
+    keyScales: Tensor | undefined,
+    slot: number,
+  ): void {
+    check.storeCodes(x, codec, keys, keyScales, slot);
+    const [n, nKvHeads, d] = x.shape;
+    const [, blocks, groups] = keys.shape;
+    const codebook = [codec.project, codec.levels, codec.rows].map((t) => this.at(t));
+    const scaling = [scaleRuleCodes[codec.rule], codec.gain];
+    const target = [this.at(keys), blocks, keyScales ? this.at(keyScales) : 0, slot];
+    const source = [this.at(x), n, nKvHeads, d, ...codebook, groups, ...scaling];
+    this.refuse('storeCodes', this.c.store_codes(...source, ...target), x);
+  }
+
+  queryTables(q: Tensor, codec: Codec, tables: Tensor, scales: Tensor): void {
+    check.queryTables(q, codec, tables, scales);
+    const [n, nHeads, d] = q.shape;
+    const [nKvHeads, groups] = codec.levels.shape;
+    const codebook = [this.at(codec.queryProject), this.at(codec.levels), nKvHeads, groups];
+    const source = [this.at(q), n, nHeads, d, ...codebook];
+    const result = this.c.query_tables(...source, this.at(tables), this.at(scales));
+    this.refuse('queryTables', result, q);
+  }
+
+  storeAffine(
+    x: Tensor,
+    codes: Tensor,
+    params: Tensor,
+    bits: AffineBits,
+    slot: number,
+    { clip }: { readonly clip: boolean },
+  ): void {
+    check.storeAffine(x, codes, params, bits, slot);
     const [n, heads, d] = x.shape;
-    const target = [this.at(codes), this.at(params), codes.shape[1], slot];
-    this.refuse('storeAffine4', this.c.store_affine4(this.at(x), n, heads, d, ...target), x);
+    const target = [this.at(codes), this.at(params), codes.shape[1], bits, slot, clip ? 1 : 0];
+    this.refuse('storeAffine', this.c.store_affine(this.at(x), n, heads, d, ...target), x);
   }
 
   attend(segments: readonly Segment[], shape: AttendShape, out: Tensor): void {
@@ -281,23 +319,26 @@ class WasmKernels implements Kernels {
   /** Writes the C structs Shape, Segment[] and Page[] of native/attend.c, in this order. */
   private layOut(segments: readonly Segment[], shape: AttendShape) {
     const segmentsFrom = 6;
-    const segmentWords = 12;
+    const segmentWords = 14;
     const pagesFrom = segmentsFrom + segments.length * segmentWords;
     const nPages = segments.reduce((sum, { pages }) => sum + pages.length, 0);
-    const { address, words } = this.table(pagesFrom + nPages * 3);
+    const { address, words } = this.table(pagesFrom + nPages * 4);
     const { n, start, nHeads, nKvHeads, headDimK, headDimV } = shape;
     words.set([n, start, nHeads, nKvHeads, headDimK, headDimV]);
     let to = pagesFrom;
     segments.forEach((s, i) => {
       const fields = [
-        ...[this.at(s.query), this.at(s.scale), address + to * 4],
+        ...[this.at(s.query), s.queryScales ? this.at(s.queryScales) : 0, this.at(s.scale)],
+        address + to * 4,
         ...[keyFormCodes[s.keyForm], valueFormCodes[s.valueForm], s.pageLength, s.first, s.length],
         ...[Math.min(s.minDistance, maxInt32), Math.min(s.maxDistance, maxInt32)],
-        ...[s.keyForm === 'sketch' ? s.query.shape[2] : 0, 0],
+        ...[s.keyForm === 'sketch' || s.keyForm === 'codes' ? s.query.shape[2] : 0],
+        ...[f32Bits(s.skip ?? 0), 0],
       ];
       words.set(fields, segmentsFrom + i * segmentWords);
-      for (const { keys, values, valueParams } of s.pages) {
+      for (const { keys, keyScales, values, valueParams } of s.pages) {
         words[to++] = this.at(keys);
+        words[to++] = keyScales ? this.at(keyScales) : 0;
         words[to++] = this.at(values);
         words[to++] = valueParams ? this.at(valueParams) : 0;
       }
@@ -330,4 +371,8 @@ class WasmKernels implements Kernels {
           `${kernel}: a value is ${values[bad]}; f16 holds up to 65504. Use the f32 cache.`,
         );
   }
+}
+
+function f32Bits(x: number): number {
+  return new Uint32Array(Float32Array.of(x).buffer)[0];
 }

@@ -13,7 +13,11 @@ beforeAll(async () => {
 });
 afterAll(() => kernels.dispose());
 
-const specs = ['f16', 'f32', 'h1b', 'h1b:b=32', 'h1b:b=96,t=0.1', 'h1b:b=1024,seed=5'];
+const specs = [
+  ...['f16', 'f32', 'h1b', 'h1b:b=32', 'h1b:b=96,t=0.1', 'h1b:b=1024,seed=5', 'q8_0', 'q4_0'],
+  ...['kivi:2', 'kivi:4,window=0', 'loki', 'loki:pca', 'sparse', 'minicache', 'cq'],
+  ...['bitplane', 'bitplane:k=2,v=4,window=0,sinks=0', 'bitplane:k=1,v=3,window=40,alloc=none'],
+];
 
 /** Bytes of a cache that went through every call of a session. */
 async function filledBytes(spec: string, shapes: LayerShape[], positions: number, step: number) {
@@ -43,7 +47,7 @@ async function filledBytes(spec: string, shapes: LayerShape[], positions: number
 test('a plan is what a filled cache holds, kind by kind', async () => {
   const random = new Random(1);
   const pick = (min: number, max: number) => min + Math.floor(random.uniform() * (max - min + 1));
-  for (let round = 0; round < 40; round++) {
+  for (let round = 0; round < 60; round++) {
     const shapes = Array.from({ length: pick(1, 3) }, () => {
       const nKvHeads = pick(1, 3);
       return {

@@ -1,5 +1,5 @@
 import type { Adapter, TemperatureFit } from '../cache/adapter.ts';
-import type { KvCache } from '../cache/cache.ts';
+import type { CacheState, KvCache } from '../cache/cache.ts';
 import { gaussianProjection } from '../cache/sketch.ts';
 import { ensure } from '../errors/errors.ts';
 import type { Kernels, Segment, Tensor } from '../kernels/kernels.ts';
@@ -180,6 +180,12 @@ class Probe implements KvCache {
   }
   bytes() {
     return this.inner.bytes();
+  }
+  save(): Promise<CacheState> {
+    return this.inner.save();
+  }
+  restore(state: CacheState): void {
+    this.inner.restore(state);
   }
   dispose(): void {
     this.inner.dispose();

@@ -1,0 +1,24 @@
+/* Values as affine codes of 2, 3 or 4 bits; see ValueForm in src/kernels/kernels.ts. */
+#pragma once
+
+#include <stddef.h>
+#include <stdint.h>
+
+/** Consecutive positions of one head. */
+typedef struct {
+  const uint8_t *codes;   /* u8 [positions, dim bits / 8] */
+  const uint16_t *params; /* f16 [positions, 2] */
+  size_t dim;
+  int32_t bits;
+} AffineValues;
+
+/**
+ * sums[r] += sum over k < count of weights[r, k] value k, without the weights of at most
+ * share * totals[r], which are taken from totals[r].
+ * @param weights f32 [rows, TILE]; set to zero from `count` to the next multiple of GROUP
+ * @param totals  f32 [rows], the sum of all weights so far
+ * @param sums    f32 [rows, stride]
+ * @param scratch room for GROUP rows of codes
+ */
+void add_affine(float *weights, int32_t rows, const AffineValues *values, int32_t count,
+                float share, float *totals, float *sums, size_t stride, uint8_t *scratch);

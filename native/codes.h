@@ -1,0 +1,20 @@
+/* Keys as 4-bit codes, 32 keys to a block; see KeyForm in src/kernels/kernels.ts. */
+#pragma once
+
+#include <stddef.h>
+#include <stdint.h>
+
+enum {
+  BLOCK_KEYS = 32,
+  GROUP_BYTES = 16, /* the codes of one group of a block */
+  TABLE_BYTES = 32, /* 16 low bytes and 16 high bytes of a group's entries */
+};
+
+/**
+ * out[r, j] = factors[r] alphas[j] sum over g of tables[r][g][code g of key j]
+ * @param keys   u8 [blocks, groups, 16]
+ * @param tables of each row, u8 [groups, 2, 16]
+ * @param out    f32 [rows, TILE]
+ */
+void scan_codes(const uint8_t *keys, int32_t blocks, int32_t groups, const uint8_t *const *tables,
+                const float *factors, int32_t rows, const float *alphas, float *out);

@@ -1,0 +1,103 @@
+import { describe, expect, it, test } from 'vitest';
+import { encodeKey, tableOf } from '../kernels/codes.ts';
+import { ReferenceKernels } from '../kernels/reference.ts';
+import { createKernels } from '../kernels/select.ts';
+import { f16ToF32 } from '../math/f16.ts';
+import { Random } from '../math/random.ts';
+import { describeCache } from './cache-contract.ts';
+import { uniformCodec } from './codec.ts';
+import { createCache } from './registry.ts';
+import { gaussianProjection } from './sketch.ts';
+
+for (const spec of [
+  'bitplane',
+  'bitplane:k=2,v=4,window=40,sinks=4',
+  'bitplane:k=1,v=3,window=0,sinks=4,alloc=none',
+]) {
+  describeCache(spec, () => createKernels('auto'), { truncatesExactly: false });
+}
+describeCache(
+  'bitplane:k=1,v=2,window=0,sinks=0,alloc=none,centre=none',
+  () => createKernels('auto'),
+  { truncatesExactly: true },
+);
+
+const range = (n: number) => Array.from({ length: n }, (_, i) => i);
+const dot = (a: ArrayLike<number>, b: ArrayLike<number>) =>
+  range(a.length).reduce((sum, i) => sum + a[i] * b[i], 0);
+
+/** The score of a key by sign planes after a random rotation, as the kernels compute it. */
+function signScore(q: Float32Array, k: Float32Array, seed: number): number {
+  const codec = uniformCodec(k.length, k.length / 4, seed);
+  const head = { ...codec, rows: k.length, rule: 'unbiased', gain: 1 } as const;
+  const { codes, scale } = encodeKey(k, head);
+  const table = tableOf(q, codec.queryProject, codec.levels);
+  const sum = codes.reduce((s, code, g) => s + table.entries[g * 16 + code], 0);
+  return f16ToF32(scale) * table.scale * sum;
+}
+
+describe('the estimator of sign planes', () => {
+  const d = 12; // no power of two: rotations are by Gram-Schmidt, and so Haar
+  const random = new Random(7);
+  const normals = () => Float32Array.from({ length: d }, () => random.normal());
+  const [q, k] = [normals(), normals()];
+  const draws = 10_000;
+  const errors = range(draws).map((seed) => signScore(q, k, seed) - dot(q, k));
+  const variance = dot(errors, errors) / draws;
+
+  it('has no bias', () => {
+    const mean = errors.reduce((a, b) => a + b) / draws;
+    expect(Math.abs(mean)).toBeLessThan(3 * Math.sqrt(variance / draws));
+  });
+  it('has the variance that theory gives it', () => {
+    const inverseL1 = range(draws).map(() => {
+      const z = normals();
+      return dot(z, z) / z.reduce((sum, x) => sum + Math.abs(x), 0) ** 2;
+    });
+    const mean = inverseL1.reduce((a, b) => a + b) / draws;
+    const across = (dot(q, q) * dot(k, k) - dot(q, k) ** 2) / (d - 1);
+    const expected = across * (d * mean - 1);
+    expect(Math.abs(variance / expected - 1)).toBeLessThan(0.05);
+  });
+});
+
+test('says more about scores than sketches of the same number of bits', () => {
+  const d = 64;
+  const random = new Random(11);
+  const normals = () => Float32Array.from({ length: d }, () => random.normal());
+  const projection = gaussianProjection(0, 0, 1, d, d);
+  const signs = (x: Float32Array) =>
+    range(d).map((r) => (dot(projection.subarray(r * d, (r + 1) * d), x) >= 0 ? 1 : -1));
+  const [exact, sketched, coded]: number[][] = [[], [], []];
+  for (let trial = 0; trial < 1500; trial++) {
+    const [q, k] = [normals(), normals()];
+    exact.push(dot(q, k));
+    sketched.push(dot(signs(q), signs(k)));
+    coded.push(signScore(q, k, 3));
+  }
+  const correlation = (a: number[], b: number[]) => dot(a, b) / Math.sqrt(dot(a, a) * dot(b, b));
+  const lost = (estimates: number[]) => 1 / correlation(exact, estimates) ** 2 - 1;
+  expect(lost(coded)).toBeLessThan(0.4 * lost(sketched));
+});
+
+describe('settings', () => {
+  const shapes = [{ nHeads: 2, nKvHeads: 1, headDimK: 16, headDimV: 16, scale: 1 }];
+  const create = (spec: string) => createCache(spec, shapes, new ReferenceKernels());
+
+  it('are written in full, and read again', async () => {
+    const { spec } = await create('bitplane:k=2');
+    expect(spec).toContain('k=2,v=2,window=128,sinks=4');
+    expect((await create(spec)).spec).toBe(spec);
+  });
+  it.each([
+    ['bitplane:k=0.1', /k is 0.1; it must be a number from 0.5 to 4/],
+    ['bitplane:v=5', /v is 5; allowed: 2, 3, 4/],
+    ['bitplane:window=-1', /window/],
+    ['bitplane:source=adapter', /needs an adapter/],
+    ['bitplane:bits=3', /unknown setting "bits"/],
+  ])('%s is refused', async (spec, pattern) => {
+    await expect(create(spec)).rejects.toThrow(
+      expect.objectContaining({ code: 'usage', message: expect.stringMatching(pattern) }),
+    );
+  });
+});

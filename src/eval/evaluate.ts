@@ -1,0 +1,84 @@
+import { ensure } from '../errors/errors.ts';
+import { loadTask } from './registry.ts';
+import type { EvalResult, EvalSettings, TaskContext } from './task.ts';
+
+/** Where finished units are kept, so that a run can be continued. */
+export interface Journal {
+  /** What a unit left behind; undefined if it has not been worked on. */
+  find(task: string, unit: number): unknown;
+  append(task: string, unit: number, result: unknown): void;
+}
+
+export interface EvaluateOptions {
+  readonly journal?: Journal;
+  readonly onProgress?: (doneUnits: number, totalUnits: number) => void;
+}
+
+/**
+ * Runs the tasks, unit by unit, and summarizes them.
+ * @throws KvError "usage" or "range" for tasks and settings that cannot be served, before anything
+ *   is run
+ */
+export async function evaluate(
+  names: readonly string[],
+  context: TaskContext,
+  { journal, onProgress }: EvaluateOptions = {},
+): Promise<EvalResult[]> {
+  const tasks = [];
+  for (const name of names) {
+    tasks.push({ name, task: await (await loadTask(name))(context) });
+  }
+  checkHeeded(
+    context.settings,
+    tasks.flatMap(({ task }) => task.heeds),
+  );
+  const total = tasks.reduce((sum, { task }) => sum + task.units, 0);
+  let done = 0;
+  const results: EvalResult[] = [];
+  for (const { name, task } of tasks) {
+    const units: unknown[] = [];
+    for (let index = 0; index < task.units; index++) {
+      let unit = journal?.find(name, index);
+      if (unit === undefined) {
+        unit = await task.run(index);
+        journal?.append(name, index, unit);
+      }
+      units.push(unit);
+      onProgress?.(++done, total);
+    }
+    results.push(...task.summarize(units));
+  }
+  return results;
+}
+
+/** Whatever is given has to mean something to a task of the run; the rest means something to all. */
+function checkHeeded(settings: EvalSettings, heeded: readonly string[]): void {
+  const { methods: _m, limit: _l, seed: _s, set, ...others } = settings;
+  const given = [...Object.keys(others), ...Object.keys(set).map((key) => `set.${key}`)];
+  const idle = given.find((key) => !heeded.includes(key));
+  ensure(
+    idle === undefined,
+    'usage',
+    () => `eval: no task of this run heeds ${idle}; what they heed: ${heeded.join(', ')}.`,
+  );
+}
+
+/** Everything that the units of a run depend on, as JSON: two runs with the same may share them. */
+export async function runIdentity(
+  tasks: readonly string[],
+  { model, texts, settings }: TaskContext,
+): Promise<Record<string, unknown>> {
+  const hashed = texts.map(async ({ name, text }) => ({ name, sha256: await sha256(text) }));
+  return {
+    model: model.hash,
+    adapter: model.adapter ? await sha256(JSON.stringify(model.adapter)) : 'none',
+    tasks,
+    texts: await Promise.all(hashed),
+    ...settings,
+  };
+}
+
+async function sha256(text: string): Promise<string> {
+  const digest = await crypto.subtle.digest('SHA-256', new TextEncoder().encode(text));
+  return Array.from(new Uint8Array(digest), (byte) => byte.toString(16).padStart(2, '0')).join('');
+}
