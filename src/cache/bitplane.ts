@@ -1,11 +1,11 @@
 import { KvError } from '../errors/errors.ts';
-import type { AffineBits, Codec, Kernels, ScaleRule, Tensor } from '../kernels/kernels.ts';
-import { allocTensor, tensor } from '../kernels/tensor.ts';
-import { tensorSizeBytes } from '../math/dtype.ts';
+import type { AffineBits, Codec, Kernels, Page, ScaleRule, Tensor } from '../kernels/kernels.ts';
+import { reshape, rows, tensor } from '../kernels/tensor.ts';
+import { f32ToF16 } from '../math/f16.ts';
 import { statisticsOf, type LayerStatistics } from './adapter.ts';
 import type { CacheMethod, LayerShape } from './cache.ts';
 import { allocatedCodec, uniformCodec, type HeadCodec } from './codec.ts';
-import { allocConstants, perHead } from './constants.ts';
+import { allocConstants, allocTensors, perHead } from './constants.ts';
 import { addMoments } from './moments.ts';
 import { pageLength } from './pages.ts';
 import { choiceSetting, expectSettings, numberSetting, wholeSetting } from './spec.ts';
@@ -59,7 +59,9 @@ export const create: CacheMethod['create'] = (spec, shapes, kernels, adapter) =>
     kernels,
     shapes.map(({ nHeads, scale }) => perHead(Array<number>(nHeads).fill(scale))),
   );
-  const tables = new TableScratch(kernels, shapes, Math.max(...shapes.map(nibblesOf)));
+  const scratch = new Scratch(kernels, shapes, Math.max(...shapes.map(nibblesOf)));
+  const rotations =
+    alloc === 'none' ? new Rotations(kernels, shapes, nibblesOf, rule, seed) : undefined;
 
   const method: WindowedMethod = {
     spec: `bitplane:k=${keyBits},v=${valueBits},window=${window},sinks=${sinks},alloc=${alloc},centre=${centre}${learns ? `,source=${source}` : ''},scale=${rule},seed=${seed}`,
@@ -78,108 +80,68 @@ export const create: CacheMethod['create'] = (spec, shapes, kernels, adapter) =>
     }),
     createCodec: (layer) => {
       const shape = shapes[layer];
-      const uniform = uniformCodec(shape.headDimK, nibblesOf(shape), seed);
-      const codec = new BitplaneCodec(kernels, shape, valueBits, rule, tables, {
-        nibbles: nibblesOf(shape),
-        uniform: alloc === 'none' ? uniform : undefined,
-        centres: centre === 'static',
-      });
+      const keys =
+        rotations?.of(shape) ?? new AllocatedKeys(kernels, shape, nibblesOf(shape), rule, scratch);
+      const codec = new BitplaneCodec(
+        kernels,
+        shape,
+        valueBits,
+        scratch,
+        keys,
+        centre === 'static',
+      );
       if (source === 'adapter' && known) codec.know(known[layer]);
       return codec;
     },
-    reserveScratch: (n) => tables.reserve(n),
-    scratchBytes: () => tables.sizeBytes,
+    codebookBytes: () => rotations?.sizeBytes ?? 0,
+    reserveScratch: (n) => scratch.reserve(n),
+    scratchBytes: () => scratch.sizeBytes,
     dispose: () => {
       for (const { buffer } of scales) kernels.free(buffer);
-      tables.dispose();
+      rotations?.dispose();
+      scratch.dispose();
     },
   };
   return new WindowedCache(kernels, shapes, method);
 };
 
-interface KeyPlan {
+/** How the keys of one layer are coded. */
+interface KeyCoder {
   readonly nibbles: number;
-  /** the codec of all heads, if it is not allocated */
-  readonly uniform: HeadCodec | undefined;
-  /** whether means are subtracted */
-  readonly centres: boolean;
+  /** what it holds for this layer alone */
+  readonly tensors: readonly Tensor[];
+  /** Valid until the next call on any layer. */
+  codec(): Codec;
+  /** Fits it to the layer. @param statistics second moments of keys as they will be coded, and of queries */
+  fit(statistics: Pick<LayerStatistics, 'keys' | 'queries'>): void;
 }
 
-/** One layer's codec, and what it does with a page. */
+/** One layer of one cache: what it knows of the layer, and what it does with a page. */
 class BitplaneCodec implements LayerCodec {
   means: Means | undefined;
-  private readonly codec: Codec;
 
   constructor(
     private readonly kernels: Kernels,
     private readonly shape: LayerShape,
     private readonly valueBits: AffineBits,
-    rule: ScaleRule,
-    private readonly scratch: TableScratch,
-    private readonly plan: KeyPlan,
-  ) {
-    const { nKvHeads, headDimK } = shape;
-    const { nibbles, uniform } = plan;
-    const [project, queryProject, levels, rows] = allocConstants(kernels, [
-      zeros('f32', [nKvHeads, 4 * nibbles, headDimK]),
-      zeros('f32', [nKvHeads, 4 * nibbles, headDimK]),
-      zeros('f32', [nKvHeads, nibbles, 16, 4]),
-      zeros('i32', [nKvHeads]),
-    ]);
-    this.codec = { project, queryProject, levels, rows, rule, gain: 1 };
-    if (uniform) this.write(Array<HeadCodec>(nKvHeads).fill(uniform));
-  }
+    private readonly scratch: Scratch,
+    private readonly keys: KeyCoder,
+    private readonly isCentred: boolean,
+  ) {}
 
   get tensors(): readonly Tensor[] {
-    const { project, queryProject, levels, rows } = this.codec;
-    return [project, queryProject, levels, rows];
-  }
-
-  private write(heads: readonly HeadCodec[]): void {
-    const joined = (part: (head: HeadCodec) => Float32Array) => {
-      const parts = heads.map(part);
-      const all = new Float32Array(parts.reduce((sum, { length }) => sum + length, 0));
-      parts.forEach((numbers, i) => all.set(numbers, i * numbers.length));
-      return all;
-    };
-    this.kernels.write(
-      this.codec.project,
-      joined(({ project }) => project),
-    );
-    this.kernels.write(
-      this.codec.queryProject,
-      joined(({ queryProject }) => queryProject),
-    );
-    this.kernels.write(
-      this.codec.levels,
-      joined(({ levels }) => levels),
-    );
-    this.kernels.write(
-      this.codec.rows,
-      Int32Array.from(heads, ({ bits }) => bits.length),
-    );
+    return this.keys.tensors;
   }
 
   /** Takes means and allocation from statistics of the layer. */
-  know(statistics: LayerStatistics): Means {
-    const { nKvHeads, headDimK: d } = this.shape;
-    const { keyMean, valueMean, keys, queries } = statistics;
-    const { centres } = this.plan;
-    this.means = centres
-      ? { keys: keyMean, values: valueMean }
-      : { keys: keyMean.map(() => 0), values: valueMean.map(() => 0) };
-    const spread = centres ? keys : keys.map((x, at) => x + meanProduct(keyMean, at, d));
-    if (!this.plan.uniform) {
-      const ofHead = (all: Float32Array, head: number) =>
-        Float64Array.from(all.subarray(head * d * d, (head + 1) * d * d));
-      const heads = Array.from({ length: nKvHeads }, (_, head) =>
-        allocatedCodec(
-          { keys: ofHead(spread, head), queries: ofHead(queries, head) },
-          d,
-          this.plan.nibbles,
-        ),
-      );
-      this.write(heads);
+  know({ keyMean, valueMean, keys, queries }: LayerStatistics): Means {
+    if (this.isCentred) {
+      this.keys.fit({ keys, queries });
+      this.means = { keys: keyMean, values: valueMean };
+    } else {
+      const d = this.shape.headDimK;
+      this.keys.fit({ keys: keys.map((x, at) => x + meanProduct(keyMean, at, d)), queries });
+      this.means = { keys: keyMean.map(() => 0), values: valueMean.map(() => 0) };
     }
     return this.means;
   }
@@ -199,16 +161,20 @@ class BitplaneCodec implements LayerCodec {
     });
   }
 
-  store(page: Parameters<LayerCodec['store']>[0], slot: number, k: Tensor, v: Tensor): void {
+  store(page: Page, slot: number, k: Tensor, v: Tensor): void {
     if (!page.valueParams) throw new KvError('shape', 'bitplane: the page has no valueParams.');
-    this.kernels.storeCodes(k, this.codec, page.keys, page.keyScales, slot);
+    this.kernels.storeCodes(k, this.keys.codec(), page.keys, page.keyScales, slot);
     const clip = { clip: true };
     this.kernels.storeAffine(v, page.values, page.valueParams, this.valueBits, slot, clip);
   }
 
   read(q: Tensor): ReturnType<LayerCodec['read']> {
-    const { tables, scales } = this.scratch.get(q.shape[0], this.shape.nHeads, this.plan.nibbles);
-    this.kernels.queryTables(q, this.codec, tables, scales);
+    const { tables, scales } = this.scratch.tables(
+      q.shape[0],
+      this.shape.nHeads,
+      this.keys.nibbles,
+    );
+    this.kernels.queryTables(q, this.keys.codec(), tables, scales);
     return {
       keyForm: 'codes',
       valueForm: `affine${this.valueBits}`,
@@ -218,17 +184,133 @@ class BitplaneCodec implements LayerCodec {
   }
 }
 
-/** Room for the tables of one step's queries, reused by every layer. */
-class TableScratch {
-  private held: { tables: Tensor; scales: Tensor } | undefined;
-  private readonly maxHeads: number;
+/** Bits by importance. Matrices and levels are held in f16 and written out as f32 for each use. */
+class AllocatedKeys implements KeyCoder {
+  private readonly held: { project: Tensor; queryProject: Tensor; levels: Tensor; rows: Tensor };
+
+  constructor(
+    private readonly kernels: Kernels,
+    private readonly shape: LayerShape,
+    readonly nibbles: number,
+    private readonly rule: ScaleRule,
+    private readonly scratch: Scratch,
+  ) {
+    const { nKvHeads, headDimK } = shape;
+    const empty = (dtype: 'f16' | 'i32', ...sizes: number[]) => ({ dtype, shape: sizes });
+    const [project, queryProject, levels, rows] = allocTensors(kernels, [
+      empty('f16', nKvHeads, 4 * nibbles, headDimK),
+      empty('f16', nKvHeads, 4 * nibbles, headDimK),
+      empty('f16', nKvHeads, nibbles, 16, 4),
+      empty('i32', nKvHeads),
+    ]);
+    this.held = { project, queryProject, levels, rows };
+  }
+
+  get tensors(): readonly Tensor[] {
+    return Object.values(this.held);
+  }
+
+  codec(): Codec {
+    return { ...this.scratch.expanded(this.held), rows: this.held.rows, rule: this.rule, gain: 1 };
+  }
+
+  fit({ keys, queries }: Pick<LayerStatistics, 'keys' | 'queries'>): void {
+    const { nKvHeads, headDimK: d } = this.shape;
+    const ofHead = (all: Float32Array, head: number) =>
+      Float64Array.from(all.subarray(head * d * d, (head + 1) * d * d));
+    const heads = Array.from({ length: nKvHeads }, (_, head) =>
+      allocatedCodec({ keys: ofHead(keys, head), queries: ofHead(queries, head) }, d, this.nibbles),
+    );
+    const { project, queryProject, levels, rows } = this.held;
+    const halves = (part: (head: HeadCodec) => Float32Array) =>
+      Uint16Array.from(heads.flatMap((head) => Array.from(part(head), f32ToF16)));
+    this.kernels.write(project, halves((head) => head.project)); // prettier-ignore
+    this.kernels.write(queryProject, halves((head) => head.queryProject)); // prettier-ignore
+    this.kernels.write(levels, halves((head) => head.levels)); // prettier-ignore
+    this.kernels.write(
+      rows,
+      Int32Array.from(heads, ({ bits }) => bits.length),
+    );
+  }
+}
+
+/** One random rotation for all layers and heads of a width, held once. */
+class Rotations {
+  private readonly byWidth = new Map<number, Codec & { readonly nibbles: number }>();
 
   constructor(
     private readonly kernels: Kernels,
     shapes: readonly LayerShape[],
-    private readonly maxNibbles: number,
+    nibblesOf: (shape: LayerShape) => number,
+    rule: ScaleRule,
+    seed: number,
   ) {
-    this.maxHeads = Math.max(...shapes.map(({ nHeads }) => nHeads));
+    const heads = Math.max(...shapes.map(({ nKvHeads }) => nKvHeads));
+    for (const shape of shapes) {
+      const d = shape.headDimK;
+      if (this.byWidth.has(d)) continue;
+      const nibbles = nibblesOf(shape);
+      const head = uniformCodec(d, nibbles, seed);
+      const repeated = (numbers: Float32Array) => () => {
+        const all = new Float32Array(heads * numbers.length);
+        for (let h = 0; h < heads; h++) all.set(numbers, h * numbers.length);
+        return all;
+      };
+      const [project, levels, rows] = allocConstants(kernels, [
+        { dtype: 'f32', shape: [heads, 4 * nibbles, d], data: repeated(head.project) },
+        { dtype: 'f32', shape: [heads, nibbles, 16, 4], data: repeated(head.levels) },
+        { dtype: 'i32', shape: [heads], data: () => new Int32Array(heads).fill(head.bits.length) },
+      ]);
+      const codec: Codec = { project, queryProject: project, levels, rows, rule, gain: 1 };
+      this.byWidth.set(d, { ...codec, nibbles });
+    }
+  }
+
+  private get tensors(): Tensor[] {
+    return [...this.byWidth.values()].flatMap((codec) => [codec.project, codec.levels, codec.rows]);
+  }
+
+  get sizeBytes(): number {
+    return this.tensors.reduce((sum, { buffer }) => sum + buffer.sizeBytes, 0);
+  }
+
+  of({ nKvHeads, headDimK }: LayerShape): KeyCoder {
+    const all = this.byWidth.get(headDimK);
+    if (!all) throw new KvError('shape', `bitplane: no rotation of ${headDimK} dimensions.`);
+    const project = rows(all.project, 0, nKvHeads);
+    const codec = {
+      ...all,
+      project,
+      queryProject: project,
+      levels: rows(all.levels, 0, nKvHeads),
+      rows: rows(all.rows, 0, nKvHeads),
+    };
+    return { nibbles: all.nibbles, tensors: [], codec: () => codec, fit: () => {} };
+  }
+
+  dispose(): void {
+    for (const { buffer } of this.tensors) this.kernels.free(buffer);
+  }
+}
+
+/** Room that one step needs, reused by every layer: tables of its queries, and a codec in f32. */
+class Scratch {
+  private held:
+    Record<'tables' | 'scales' | 'project' | 'queryProject' | 'levels', Tensor> | undefined;
+  private queries = 0;
+  private readonly most: { heads: number; kvHeads: number; width: number };
+
+  constructor(
+    private readonly kernels: Kernels,
+    shapes: readonly LayerShape[],
+    private readonly nibbles: number,
+  ) {
+    const most = (of: (shape: LayerShape) => number) => Math.max(...shapes.map(of));
+    this.most = {
+      heads: most((s) => s.nHeads),
+      kvHeads: most((s) => s.nKvHeads),
+      width: most((s) => s.headDimK),
+    };
   }
 
   get sizeBytes(): number {
@@ -236,39 +318,59 @@ class TableScratch {
   }
 
   reserve(n: number): void {
-    const shape = [this.maxHeads, n, this.maxNibbles, 2, 16];
-    if (this.held && this.held.tables.buffer.sizeBytes >= tensorSizeBytes('u8', shape)) return;
+    if (n <= this.queries) return;
+    const { heads, kvHeads, width } = this.most;
+    const { nibbles } = this;
     this.dispose();
-    const tables = allocTensor(this.kernels, 'u8', shape);
-    try {
-      this.held = { tables, scales: allocTensor(this.kernels, 'f32', [this.maxHeads, n]) };
-    } catch (error) {
-      this.kernels.free(tables.buffer);
-      throw error;
-    }
+    const zeros = (dtype: 'u8' | 'f32', ...sizes: number[]) => ({ dtype, shape: sizes });
+    const [tables, scales, project, queryProject, levels] = allocTensors(this.kernels, [
+      zeros('u8', heads, n, nibbles, 2, 16),
+      zeros('f32', heads, n),
+      zeros('f32', kvHeads, 4 * nibbles, width),
+      zeros('f32', kvHeads, 4 * nibbles, width),
+      zeros('f32', kvHeads, nibbles, 16, 4),
+    ]);
+    this.held = { tables, scales, project, queryProject, levels };
+    this.queries = n;
   }
 
-  get(n: number, nHeads: number, nibbles: number): { tables: Tensor; scales: Tensor } {
-    if (!this.held) throw new KvError('usage', 'bitplane: attend was called outside a step.');
+  tables(n: number, nHeads: number, nibbles: number): { tables: Tensor; scales: Tensor } {
+    const { tables, scales } = this.expectHeld();
     return {
-      tables: tensor(this.held.tables.buffer, 'u8', [nHeads, n, nibbles, 2, 16]),
-      scales: tensor(this.held.scales.buffer, 'f32', [nHeads, n]),
+      tables: tensor(tables.buffer, 'u8', [nHeads, n, nibbles, 2, 16]),
+      scales: tensor(scales.buffer, 'f32', [nHeads, n]),
     };
+  }
+
+  /** f32 copies of f16 tensors. */
+  expanded(halves: Record<'project' | 'queryProject' | 'levels', Tensor>) {
+    const held = this.expectHeld();
+    const expand = (part: 'project' | 'queryProject' | 'levels') => {
+      const source = halves[part];
+      const target = tensor(held[part].buffer, 'f32', source.shape);
+      const width = source.shape[source.shape.length - 1];
+      const table = reshape(source, [-1, width]);
+      const all = Int32Array.from({ length: table.shape[0] }, (_, row) => row);
+      this.kernels.embed(table, all, reshape(target, [-1, width]));
+      return target;
+    };
+    return {
+      project: expand('project'),
+      queryProject: expand('queryProject'),
+      levels: expand('levels'),
+    };
+  }
+
+  private expectHeld() {
+    if (!this.held) throw new KvError('usage', 'bitplane: it was asked outside a step.');
+    return this.held;
   }
 
   dispose(): void {
     for (const { buffer } of Object.values(this.held ?? {})) this.kernels.free(buffer);
     this.held = undefined;
+    this.queries = 0;
   }
-}
-
-function zeros(dtype: 'f32' | 'i32', shape: readonly number[]) {
-  const count = shape.reduce((product, size) => product * size, 1);
-  return {
-    dtype,
-    shape,
-    data: () => (dtype === 'f32' ? new Float32Array(count) : new Int32Array(count)),
-  };
 }
 
 /** Element `at` of mean mean^T, [nKvHeads, d, d]. */

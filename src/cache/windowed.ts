@@ -55,6 +55,8 @@ export interface WindowedMethod {
   layout(shape: LayerShape): PageLayout;
   /** A quantizer that has not learnt yet, with its memory. */
   createCodec(layer: number): LayerCodec;
+  /** Bytes held for all layers together. */
+  codebookBytes(): number;
   /** Room for n queries; called before each step. */
   reserveScratch(n: number): void;
   scratchBytes(): number;
@@ -244,7 +246,8 @@ export class WindowedCache implements KvCache {
   }
 
   bytes(): CacheBytes {
-    const sums = { keys: 0, values: 0, scales: 0, windows: 0, codebooks: 0 };
+    const codebooks = this.method.codebookBytes();
+    const sums = { keys: 0, values: 0, scales: 0, windows: 0, codebooks };
     // In mid-step there are more of them, until the commit: they are scratch.
     const exactPages = this.exactPageCount(this.committed + this.pending);
     this.layers.forEach((layer, i) => {
