@@ -1,10 +1,11 @@
 import { KvError } from '../errors/errors.ts';
 import type { AffineBits, Codec, Kernels, Page, ScaleRule, Tensor } from '../kernels/kernels.ts';
-import { reshape, rows, tensor } from '../kernels/tensor.ts';
+import { rows } from '../kernels/tensor.ts';
 import { f32ToF16 } from '../math/f16.ts';
 import { statisticsOf, type LayerStatistics } from './adapter.ts';
 import type { CacheMethod, LayerShape } from './cache.ts';
 import { allocatedCodec, uniformCodec, type HeadCodec } from './codec.ts';
+import { CodeScratch } from './code-scratch.ts';
 import { allocConstants, allocTensors, perHead } from './constants.ts';
 import { addMoments } from './moments.ts';
 import { pageLength } from './pages.ts';
@@ -43,7 +44,12 @@ export const create: CacheMethod['create'] = (spec, shapes, kernels, adapter) =>
   const seed = wholeSetting(spec, 'seed', 0, { min: 0, max: 65535 });
   const alloc = choiceSetting(spec, 'alloc', 'auto', ['auto', 'none']);
   const centre = choiceSetting(spec, 'centre', 'static', ['static', 'none']);
-  const rule = choiceSetting<ScaleRule>(spec, 'scale', 'unbiased', ['unbiased', 'least-squares']);
+  const rule = choiceSetting<ScaleRule>(
+    spec,
+    'scale',
+    alloc === 'auto' ? 'least-squares' : 'unbiased',
+    ['unbiased', 'least-squares'],
+  );
   const known = statisticsOf(adapter, shapes);
   const source = choiceSetting(spec, 'source', known ? 'adapter' : 'first', ['adapter', 'first']);
   const learns = alloc === 'auto' || centre === 'static';
@@ -59,7 +65,7 @@ export const create: CacheMethod['create'] = (spec, shapes, kernels, adapter) =>
     kernels,
     shapes.map(({ nHeads, scale }) => perHead(Array<number>(nHeads).fill(scale))),
   );
-  const scratch = new Scratch(kernels, shapes, Math.max(...shapes.map(nibblesOf)));
+  const scratch = new CodeScratch(kernels, shapes, Math.max(...shapes.map(nibblesOf)));
   const rotations =
     alloc === 'none' ? new Rotations(kernels, shapes, nibblesOf, rule, seed) : undefined;
 
@@ -124,7 +130,7 @@ class BitplaneCodec implements LayerCodec {
     private readonly kernels: Kernels,
     private readonly shape: LayerShape,
     private readonly valueBits: AffineBits,
-    private readonly scratch: Scratch,
+    private readonly scratch: CodeScratch,
     private readonly keys: KeyCoder,
     private readonly isCentred: boolean,
   ) {}
@@ -193,7 +199,7 @@ class AllocatedKeys implements KeyCoder {
     private readonly shape: LayerShape,
     readonly nibbles: number,
     private readonly rule: ScaleRule,
-    private readonly scratch: Scratch,
+    private readonly scratch: CodeScratch,
   ) {
     const { nKvHeads, headDimK } = shape;
     const empty = (dtype: 'f16' | 'i32', ...sizes: number[]) => ({ dtype, shape: sizes });
@@ -211,7 +217,15 @@ class AllocatedKeys implements KeyCoder {
   }
 
   codec(): Codec {
-    return { ...this.scratch.expanded(this.held), rows: this.held.rows, rule: this.rule, gain: 1 };
+    const { project, queryProject, levels, rows } = this.held;
+    return {
+      project: this.scratch.expand('project', project),
+      queryProject: this.scratch.expand('queryProject', queryProject),
+      levels: this.scratch.expand('levels', levels),
+      rows,
+      rule: this.rule,
+      gain: 1,
+    };
   }
 
   fit({ keys, queries }: Pick<LayerStatistics, 'keys' | 'queries'>): void {
@@ -290,86 +304,6 @@ class Rotations {
 
   dispose(): void {
     for (const { buffer } of this.tensors) this.kernels.free(buffer);
-  }
-}
-
-/** Room that one step needs, reused by every layer: tables of its queries, and a codec in f32. */
-class Scratch {
-  private held:
-    Record<'tables' | 'scales' | 'project' | 'queryProject' | 'levels', Tensor> | undefined;
-  private queries = 0;
-  private readonly most: { heads: number; kvHeads: number; width: number };
-
-  constructor(
-    private readonly kernels: Kernels,
-    shapes: readonly LayerShape[],
-    private readonly nibbles: number,
-  ) {
-    const most = (of: (shape: LayerShape) => number) => Math.max(...shapes.map(of));
-    this.most = {
-      heads: most((s) => s.nHeads),
-      kvHeads: most((s) => s.nKvHeads),
-      width: most((s) => s.headDimK),
-    };
-  }
-
-  get sizeBytes(): number {
-    return Object.values(this.held ?? {}).reduce((sum, t) => sum + t.buffer.sizeBytes, 0);
-  }
-
-  reserve(n: number): void {
-    if (n <= this.queries) return;
-    const { heads, kvHeads, width } = this.most;
-    const { nibbles } = this;
-    this.dispose();
-    const zeros = (dtype: 'u8' | 'f32', ...sizes: number[]) => ({ dtype, shape: sizes });
-    const [tables, scales, project, queryProject, levels] = allocTensors(this.kernels, [
-      zeros('u8', heads, n, nibbles, 2, 16),
-      zeros('f32', heads, n),
-      zeros('f32', kvHeads, 4 * nibbles, width),
-      zeros('f32', kvHeads, 4 * nibbles, width),
-      zeros('f32', kvHeads, nibbles, 16, 4),
-    ]);
-    this.held = { tables, scales, project, queryProject, levels };
-    this.queries = n;
-  }
-
-  tables(n: number, nHeads: number, nibbles: number): { tables: Tensor; scales: Tensor } {
-    const { tables, scales } = this.expectHeld();
-    return {
-      tables: tensor(tables.buffer, 'u8', [nHeads, n, nibbles, 2, 16]),
-      scales: tensor(scales.buffer, 'f32', [nHeads, n]),
-    };
-  }
-
-  /** f32 copies of f16 tensors. */
-  expanded(halves: Record<'project' | 'queryProject' | 'levels', Tensor>) {
-    const held = this.expectHeld();
-    const expand = (part: 'project' | 'queryProject' | 'levels') => {
-      const source = halves[part];
-      const target = tensor(held[part].buffer, 'f32', source.shape);
-      const width = source.shape[source.shape.length - 1];
-      const table = reshape(source, [-1, width]);
-      const all = Int32Array.from({ length: table.shape[0] }, (_, row) => row);
-      this.kernels.embed(table, all, reshape(target, [-1, width]));
-      return target;
-    };
-    return {
-      project: expand('project'),
-      queryProject: expand('queryProject'),
-      levels: expand('levels'),
-    };
-  }
-
-  private expectHeld() {
-    if (!this.held) throw new KvError('usage', 'bitplane: it was asked outside a step.');
-    return this.held;
-  }
-
-  dispose(): void {
-    for (const { buffer } of Object.values(this.held ?? {})) this.kernels.free(buffer);
-    this.held = undefined;
-    this.queries = 0;
   }
 }
 

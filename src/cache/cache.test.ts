@@ -5,7 +5,7 @@ import { describeCache } from './cache-contract.ts';
 import { cacheMethods, createCache } from './registry.ts';
 import { parseSpec } from './spec.ts';
 
-for (const spec of ['f32', 'f16', 'h1b', 'h1b:b=32', 'h1b:b=1024,t=0.03']) {
+for (const spec of ['f32', 'f16', 'h1b', 'h1b:b=32', 'h1b:b=1024,t=0.03', 'h1b+', 'h1b+:b=32']) {
   describeCache(spec, () => createKernels('auto'), { truncatesExactly: true });
 }
 

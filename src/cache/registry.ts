@@ -19,6 +19,10 @@ export const cacheMethods: Readonly<Record<string, CacheRow>> = {
     summary: '1-bit key sketches and 4-bit values, as in the H1B-KV paper',
     load: () => import('./h1b.ts'),
   },
+  'h1b+': {
+    summary: 'h1b with the norms of keys and a query that is not cut to bits',
+    load: () => import('./h1b-plus.ts'),
+  },
   bitplane: {
     summary: 'ours: 1 to 4 bits per key channel by importance, 2 to 4 per value, a window in f16',
     load: () => import('./bitplane.ts'),

@@ -14,7 +14,17 @@ beforeAll(async () => {
 afterAll(() => kernels.dispose());
 
 const specs = [
-  ...['f16', 'f32', 'h1b', 'h1b:b=32', 'h1b:b=96,t=0.1', 'h1b:b=1024,seed=5', 'q8_0', 'q4_0'],
+  ...[
+    'f16',
+    'f32',
+    'h1b',
+    'h1b:b=32',
+    'h1b:b=96,t=0.1',
+    'h1b:b=1024,seed=5',
+    'h1b+:b=64',
+    'q8_0',
+    'q4_0',
+  ],
   ...['kivi:2', 'kivi:4,window=0', 'loki', 'loki:pca', 'sparse', 'minicache', 'cq'],
   ...['bitplane', 'bitplane:k=2,v=4,window=0,sinks=0', 'bitplane:k=1,v=3,window=40,alloc=none'],
 ];
