@@ -8,6 +8,7 @@ import argparse
 import json
 import math
 import pathlib
+import signal
 import time
 
 import numpy as np
@@ -183,7 +184,10 @@ def main():
     began = last_saved = time.monotonic()
     earlier = done["seconds"]
     sums = {}
-    while done["tokens"] < args.tokens and time.monotonic() - began < args.stop_after * 60:
+    stop = []
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, lambda *_: stop.append(True))
+    while done["tokens"] < args.tokens and time.monotonic() - began < args.stop_after * 60 and not stop:
         progress = done["tokens"] / args.tokens
         length = lengths[min(int(np.searchsorted(ends, progress, "right")), len(lengths) - 1)]
         batch = batches.batch(max(1, args.batch // length), length)

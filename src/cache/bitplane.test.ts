@@ -12,7 +12,7 @@ import { gaussianProjection } from './sketch.ts';
 for (const spec of [
   'bitplane',
   'bitplane:k=2,v=4,window=40,sinks=4',
-  'bitplane:k=1,v=3,window=0,sinks=4,alloc=none',
+  'bitplane:k=1,v=3,window=0,sinks=4,alloc=none@1:k=2,v=4',
 ]) {
   describeCache(spec, () => createKernels('auto'), { truncatesExactly: false });
 }
@@ -89,11 +89,36 @@ describe('settings', () => {
     expect(spec).toContain('k=2,v=2,window=128,sinks=4');
     expect((await create(spec)).spec).toBe(spec);
   });
+  it('may differ by layer, and take more bytes there', async () => {
+    const two = [shapes[0], shapes[0]];
+    const bytesOf = async (spec: string) => {
+      const cache = await createCache(spec, two, new ReferenceKernels());
+      cache.begin(100);
+      return cache.bytes();
+    };
+    const [plain, last, both] = [
+      await bytesOf('bitplane:k=1,v=2'),
+      await bytesOf('bitplane:k=1,v=2@-1:k=2,v=4'),
+      await bytesOf('bitplane:k=2,v=4'),
+    ];
+    expect(last.keys - plain.keys).toBe(both.keys - last.keys);
+    expect(last.values - plain.values).toBe(both.values - last.values);
+    expect(last.keys).toBeGreaterThan(plain.keys);
+    const { spec } = await createCache('bitplane:k=1@0-1:k=3', two, new ReferenceKernels());
+    expect((await createCache(spec, two, new ReferenceKernels())).spec).toBe(spec);
+  });
+  it('have short names', async () => {
+    expect((await create('bitplane-small')).spec).toContain('bitplane:k=1,v=2,window=64,');
+    expect((await create('bitplane-small:window=0')).spec).toContain('k=1,v=2,window=0,');
+  });
   it.each([
     ['bitplane:k=0.1', /k is 0.1; it must be a number from 0.5 to 4/],
     ['bitplane:v=5', /v is 5; allowed: 2, 3, 4/],
     ['bitplane:window=-1', /window/],
     ['bitplane:source=adapter', /needs an adapter/],
+    ['bitplane@1:k=2', /layers 1 to 1; the model has layers 0 to 0/],
+    ['bitplane@0:window=2', /unknown setting "window" of single layers/],
+    ['f16@0:k=2', /unknown setting "k" of single layers/],
     ['bitplane:bits=3', /unknown setting "bits"/],
   ])('%s is refused', async (spec, pattern) => {
     await expect(create(spec)).rejects.toThrow(

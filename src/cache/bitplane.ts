@@ -9,7 +9,14 @@ import { CodeScratch } from './code-scratch.ts';
 import { allocConstants, allocTensors, perHead } from './constants.ts';
 import { addMoments } from './moments.ts';
 import { pageLength } from './pages.ts';
-import { choiceSetting, expectSettings, numberSetting, wholeSetting } from './spec.ts';
+import {
+  choiceSetting,
+  expectSettings,
+  numberSetting,
+  specOfLayer,
+  wholeSetting,
+  type CacheSpec,
+} from './spec.ts';
 import {
   WindowedCache,
   type LayerCodec,
@@ -33,12 +40,13 @@ const sampleLength = 256;
  * Settings: `k` bits per key channel on average (0.5 to 4, default 1.5), `v` bits per value (2, 3, 4,
  * default 2), `window` (default 128), `sinks` (default 4), `alloc` (auto, none), `centre` (static,
  * none), `source` of means and allocation (the adapter where it has them, else the first positions),
- * `scale` of keys (unbiased, least-squares), `seed` of the rotation.
+ * `scale` of keys (least-squares, or unbiased, the default with `alloc=none`), `seed` of the rotation.
+ * Layers may have `k` and `v` of their own: `bitplane:k=1.5,v=2@0-1:k=3,v=4@-1:k=3`.
  */
 export const create: CacheMethod['create'] = (spec, shapes, kernels, adapter) => {
-  expectSettings(spec, ['k', 'v', 'window', 'sinks', 'alloc', 'centre', 'source', 'scale', 'seed']);
-  const keyBits = numberSetting(spec, 'k', 1.5, { min: 0.5, max: 4 });
-  const valueBits = choiceSetting<AffineBits>(spec, 'v', 2, [2, 3, 4]);
+  const names = ['k', 'v', 'window', 'sinks', 'alloc', 'centre', 'source', 'scale', 'seed'];
+  expectSettings(spec, names, ['k', 'v']);
+  const bitsOf = shapes.map((_, layer) => readBits(specOfLayer(spec, layer, shapes.length)));
   const window = wholeSetting(spec, 'window', 128, { min: 0, max: 65536 });
   const sinks = wholeSetting(spec, 'sinks', 4, { min: 0, max: 128 });
   const seed = wholeSetting(spec, 'seed', 0, { min: 0, max: 65535 });
@@ -60,42 +68,48 @@ export const create: CacheMethod['create'] = (spec, shapes, kernels, adapter) =>
     );
   }
 
-  const nibblesOf = ({ headDimK }: LayerShape) => Math.max(1, Math.round((keyBits * headDimK) / 4));
+  const nibblesOf = shapes.map(({ headDimK }, layer) =>
+    Math.max(1, Math.round((bitsOf[layer].keys * headDimK) / 4)),
+  );
   const scales = allocConstants(
     kernels,
     shapes.map(({ nHeads, scale }) => perHead(Array<number>(nHeads).fill(scale))),
   );
-  const scratch = new CodeScratch(kernels, shapes, Math.max(...shapes.map(nibblesOf)));
+  const scratch = new CodeScratch(kernels, shapes, Math.max(...nibblesOf));
   const rotations =
     alloc === 'none' ? new Rotations(kernels, shapes, nibblesOf, rule, seed) : undefined;
 
+  const { keys, values } = readBits(spec);
+  const origin = learns ? `,source=${source}` : '';
+  const exceptions = spec.layers.map(
+    ({ from, to, settings }) =>
+      `@${from}-${to}:${[...settings].map(([key, value]) => `${key}=${value}`).join(',')}`,
+  );
+  const fullSpec = `bitplane:k=${keys},v=${values},window=${window},sinks=${sinks},alloc=${alloc},centre=${centre}${origin},scale=${rule},seed=${seed}${exceptions.join('')}`;
+
   const method: WindowedMethod = {
-    spec: `bitplane:k=${keyBits},v=${valueBits},window=${window},sinks=${sinks},alloc=${alloc},centre=${centre}${learns ? `,source=${source}` : ''},scale=${rule},seed=${seed}`,
+    spec: fullSpec,
     window,
     sinks,
     warmup: learns && source === 'first' ? Math.max(sampleLength, sinks) : 0,
     scales,
-    layout: (shape) => ({
-      keys: { dtype: 'u8', shape: [shape.nKvHeads, pageLength / 32, nibblesOf(shape), 16] },
-      keyScales: { dtype: 'f16', shape: [shape.nKvHeads, pageLength] },
-      values: {
-        dtype: 'u8',
-        shape: [shape.nKvHeads, pageLength, (shape.headDimV * valueBits) / 8],
-      },
-      valueParams: { dtype: 'f16', shape: [shape.nKvHeads, pageLength, 2] },
-    }),
+    layout: (layer) => {
+      const { nKvHeads, headDimV } = shapes[layer];
+      const valueBytes = (headDimV * bitsOf[layer].values) / 8;
+      return {
+        keys: { dtype: 'u8', shape: [nKvHeads, pageLength / 32, nibblesOf[layer], 16] },
+        keyScales: { dtype: 'f16', shape: [nKvHeads, pageLength] },
+        values: { dtype: 'u8', shape: [nKvHeads, pageLength, valueBytes] },
+        valueParams: { dtype: 'f16', shape: [nKvHeads, pageLength, 2] },
+      };
+    },
     createCodec: (layer) => {
       const shape = shapes[layer];
       const keys =
-        rotations?.of(shape) ?? new AllocatedKeys(kernels, shape, nibblesOf(shape), rule, scratch);
-      const codec = new BitplaneCodec(
-        kernels,
-        shape,
-        valueBits,
-        scratch,
-        keys,
-        centre === 'static',
-      );
+        rotations?.of(layer) ?? new AllocatedKeys(kernels, shape, nibblesOf[layer], rule, scratch);
+      const valueBits = bitsOf[layer].values;
+      const isCentred = centre === 'static';
+      const codec = new BitplaneCodec(kernels, shape, valueBits, scratch, keys, isCentred);
       if (source === 'adapter' && known) codec.know(known[layer]);
       return codec;
     },
@@ -110,6 +124,13 @@ export const create: CacheMethod['create'] = (spec, shapes, kernels, adapter) =>
   };
   return new WindowedCache(kernels, shapes, method);
 };
+
+function readBits(spec: CacheSpec): { keys: number; values: AffineBits } {
+  return {
+    keys: numberSetting(spec, 'k', 1.5, { min: 0.5, max: 4 }),
+    values: choiceSetting<AffineBits>(spec, 'v', 2, [2, 3, 4]),
+  };
+}
 
 /** How the keys of one layer are coded. */
 interface KeyCoder {
@@ -248,49 +269,53 @@ class AllocatedKeys implements KeyCoder {
   }
 }
 
-/** One random rotation for all layers and heads of a width, held once. */
+/** One random rotation for all layers and heads that have the same width and bits, held once. */
 class Rotations {
-  private readonly byWidth = new Map<number, Codec & { readonly nibbles: number }>();
+  private readonly codecs = new Map<string, Codec>();
 
   constructor(
     private readonly kernels: Kernels,
-    shapes: readonly LayerShape[],
-    nibblesOf: (shape: LayerShape) => number,
+    private readonly shapes: readonly LayerShape[],
+    private readonly nibblesOf: readonly number[],
     rule: ScaleRule,
     seed: number,
   ) {
     const heads = Math.max(...shapes.map(({ nKvHeads }) => nKvHeads));
-    for (const shape of shapes) {
-      const d = shape.headDimK;
-      if (this.byWidth.has(d)) continue;
-      const nibbles = nibblesOf(shape);
+    shapes.forEach(({ headDimK: d }, layer) => {
+      if (this.codecs.has(this.keyOf(layer))) return;
+      const nibbles = nibblesOf[layer];
       const head = uniformCodec(d, nibbles, seed);
       const repeated = (numbers: Float32Array) => () => {
         const all = new Float32Array(heads * numbers.length);
         for (let h = 0; h < heads; h++) all.set(numbers, h * numbers.length);
         return all;
       };
-      const [project, levels, rows] = allocConstants(kernels, [
+      const [project, levels, counts] = allocConstants(kernels, [
         { dtype: 'f32', shape: [heads, 4 * nibbles, d], data: repeated(head.project) },
         { dtype: 'f32', shape: [heads, nibbles, 16, 4], data: repeated(head.levels) },
         { dtype: 'i32', shape: [heads], data: () => new Int32Array(heads).fill(head.bits.length) },
       ]);
-      const codec: Codec = { project, queryProject: project, levels, rows, rule, gain: 1 };
-      this.byWidth.set(d, { ...codec, nibbles });
-    }
+      const codec = { project, queryProject: project, levels, rows: counts, rule, gain: 1 };
+      this.codecs.set(this.keyOf(layer), codec);
+    });
+  }
+
+  private keyOf(layer: number): string {
+    return `${this.shapes[layer].headDimK} ${this.nibblesOf[layer]}`;
   }
 
   private get tensors(): Tensor[] {
-    return [...this.byWidth.values()].flatMap((codec) => [codec.project, codec.levels, codec.rows]);
+    return [...this.codecs.values()].flatMap((codec) => [codec.project, codec.levels, codec.rows]);
   }
 
   get sizeBytes(): number {
     return this.tensors.reduce((sum, { buffer }) => sum + buffer.sizeBytes, 0);
   }
 
-  of({ nKvHeads, headDimK }: LayerShape): KeyCoder {
-    const all = this.byWidth.get(headDimK);
-    if (!all) throw new KvError('shape', `bitplane: no rotation of ${headDimK} dimensions.`);
+  of(layer: number): KeyCoder {
+    const all = this.codecs.get(this.keyOf(layer));
+    if (!all) throw new KvError('shape', `bitplane: layer ${layer} has no rotation.`);
+    const { nKvHeads } = this.shapes[layer];
     const project = rows(all.project, 0, nKvHeads);
     const codec = {
       ...all,
@@ -299,7 +324,7 @@ class Rotations {
       levels: rows(all.levels, 0, nKvHeads),
       rows: rows(all.rows, 0, nKvHeads),
     };
-    return { nibbles: all.nibbles, tensors: [], codec: () => codec, fit: () => {} };
+    return { nibbles: this.nibblesOf[layer], tensors: [], codec: () => codec, fit: () => {} };
   }
 
   dispose(): void {

@@ -35,7 +35,19 @@ describe('specs', () => {
         ['b', '128'],
         ['t', '0.1'],
       ]),
+      layers: [],
     });
+    expect(parseSpec('bitplane:k=1@0-1:k=3,v=4@-1:k=3').layers).toEqual([
+      {
+        from: 0,
+        to: 1,
+        settings: new Map([
+          ['k', '3'],
+          ['v', '4'],
+        ]),
+      },
+      { from: -1, to: -1, settings: new Map([['k', '3']]) },
+    ]);
     expect((await create('f16')).spec).toBe('f16');
     const full = (await create('h1b:t=0.2')).spec;
     expect(full).toBe('h1b:b=256,seed=0,t=0.2');

@@ -8,6 +8,8 @@ export interface CacheRow {
   readonly summary: string;
   /** the setting that a spec may give first and without its name, as in `kivi:2` */
   readonly bare?: string;
+  /** settings that the name stands for; a spec may override them */
+  readonly preset?: string;
   readonly load: () => Promise<CacheMethod>;
 }
 
@@ -24,7 +26,12 @@ export const cacheMethods: Readonly<Record<string, CacheRow>> = {
     load: () => import('./h1b-plus.ts'),
   },
   bitplane: {
-    summary: 'ours: 1 to 4 bits per key channel by importance, 2 to 4 per value, a window in f16',
+    summary: 'ours: bits per key channel by importance, 2 to 4 per value, a window in f16',
+    load: () => import('./bitplane.ts'),
+  },
+  'bitplane-small': {
+    summary: 'ours with the fewest bytes: 1 bit per key channel, 2 per value, a short window',
+    preset: 'k=1,v=2,window=64',
     load: () => import('./bitplane.ts'),
   },
   q8_0: {
@@ -80,5 +87,7 @@ export async function createCache(
       `cache "${parsed.name}" is unknown; there are ${Object.keys(cacheMethods).join(', ')}.`,
     );
   }
-  return (await row.load()).create(parsed, shapes, kernels, adapter);
+  const preset = row.preset ? parseSpec(`${parsed.name}:${row.preset}`).settings : [];
+  const settings = new Map([...preset, ...parsed.settings]);
+  return (await row.load()).create({ ...parsed, settings }, shapes, kernels, adapter);
 }

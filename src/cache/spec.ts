@@ -3,39 +3,97 @@ import { KvError } from '../errors/errors.ts';
 /** A cache spec in parts: `h1b:b=128,t=0.1` is { name: 'h1b', settings: { b: '128', t: '0.1' } }. */
 export interface CacheSpec {
   readonly name: string;
-  readonly settings: ReadonlyMap<string, string>;
+  readonly settings: Settings;
+  /** settings of some layers: `@0-1:k=3` of the first two, `@-1:k=3` of the last */
+  readonly layers: readonly LayerSettings[];
+}
+
+export type Settings = ReadonlyMap<string, string>;
+
+interface LayerSettings {
+  /** first and last layer; below 0, counted from the end */
+  readonly from: number;
+  readonly to: number;
+  readonly settings: Settings;
 }
 
 /**
  * @param bareKey the setting that a method's first item may give without its name: with `bits`,
  *   `kivi:2` is `kivi:bits=2`
- * @throws KvError "usage" if the text is not `name` or `name:key=value,key=value`
+ * @throws KvError "usage" if the text is not `name` or `name:key=value,key=value`, each followed by
+ *   any number of `@layers:key=value,key=value`
  */
 export function parseSpec(
   text: string,
   bareKey: (name: string) => string | undefined = () => undefined,
 ): CacheSpec {
-  const [, name, rest] = /^([^:\s]+)(?::(.+))?$/.exec(text.trim()) ?? [];
+  const [first, ...others] = text.trim().split('@');
+  const [, name, rest] = /^([^:\s]+)(?::(.+))?$/.exec(first) ?? [];
   if (!name) throw malformed(text);
+  const items = rest?.split(',') ?? [];
+  const bare = items[0] && !items[0].includes('=') ? bareKey(name) : undefined;
+  if (bare) items[0] = `${bare}=${items[0]}`;
+  const layers = others.map((part): LayerSettings => {
+    const [, from, to, list] = /^(-?\d+)(?:-(-?\d+))?:(.+)$/.exec(part) ?? [];
+    if (!list) throw malformed(text);
+    return {
+      from: Number(from),
+      to: Number(to ?? from),
+      settings: readSettings(text, list.split(',')),
+    };
+  });
+  return { name, settings: readSettings(text, items), layers };
+}
+
+function readSettings(text: string, items: readonly string[]): Settings {
   const settings = new Map<string, string>();
-  for (const [i, item] of (rest?.split(',') ?? []).entries()) {
-    const bare = i === 0 && !item.includes('=') ? bareKey(name) : undefined;
-    const [, key, value] = /^([^=]+)=([^=]+)$/.exec(bare ? `${bare}=${item}` : item) ?? [];
+  for (const item of items) {
+    const [, key, value] = /^([^=]+)=([^=]+)$/.exec(item) ?? [];
     if (!key || settings.has(key)) throw malformed(text);
     settings.set(key, value);
   }
-  return { name, settings };
+  return settings;
 }
 
-/** @throws KvError "usage" naming the first setting that the method does not have */
-export function expectSettings(spec: CacheSpec, allowed: readonly string[]): void {
-  for (const key of spec.settings.keys()) {
-    if (allowed.includes(key)) continue;
-    throw new KvError(
-      'usage',
-      `cache "${spec.name}": unknown setting "${key}"; ${allowed.length > 0 ? `allowed: ${allowed.join(', ')}` : 'it has no settings'}.`,
-    );
+/**
+ * The spec as one layer sees it.
+ * @throws KvError "usage" if a range of layers is not one of this model
+ */
+export function specOfLayer(spec: CacheSpec, layer: number, layerCount: number): CacheSpec {
+  const settings = new Map(spec.settings);
+  for (const { from, to, settings: own } of spec.layers) {
+    const [low, high] = [from, to].map((at) => (at < 0 ? at + layerCount : at));
+    if (!(low >= 0 && low <= high && high < layerCount)) {
+      throw new KvError(
+        'usage',
+        `cache "${spec.name}": layers ${from} to ${to}; the model has layers 0 to ${layerCount - 1}, or -${layerCount} to -1 counted from the end.`,
+      );
+    }
+    if (layer >= low && layer <= high) for (const [key, value] of own) settings.set(key, value);
   }
+  return { name: spec.name, settings, layers: [] };
+}
+
+/**
+ * @param perLayer settings that layers may have of their own
+ * @throws KvError "usage" naming the first setting that the method does not have
+ */
+export function expectSettings(
+  spec: CacheSpec,
+  allowed: readonly string[],
+  perLayer: readonly string[] = [],
+): void {
+  const expectThese = (settings: Settings, these: readonly string[], place: string) => {
+    for (const key of settings.keys()) {
+      if (these.includes(key)) continue;
+      throw new KvError(
+        'usage',
+        `cache "${spec.name}": unknown setting "${key}"${place}; ${these.length > 0 ? `allowed: ${these.join(', ')}` : 'there are none'}.`,
+      );
+    }
+  };
+  expectThese(spec.settings, allowed, '');
+  for (const { settings } of spec.layers) expectThese(settings, perLayer, ' of single layers');
 }
 
 /** A whole-number setting. @throws KvError "usage" outside [min, max] or off the step */
@@ -93,6 +151,6 @@ export function numberSetting(
 function malformed(text: string): KvError {
   return new KvError(
     'usage',
-    `cache spec "${text}" cannot be read; write name or name:key=value,key=value, each key once. Example: h1b:b=128.`,
+    `cache spec "${text}" cannot be read; write name or name:key=value,key=value, each key once, then @layers:key=value if need be. Examples: h1b:b=128, bitplane:k=1@0-1:k=3.`,
   );
 }

@@ -52,7 +52,7 @@ export interface WindowedMethod {
   /** f32 [nHeads] by layer: what multiplies <q, k> */
   readonly scales: readonly Tensor[];
   /** Tensors of one page of quantized positions. */
-  layout(shape: LayerShape): PageLayout;
+  layout(layer: number): PageLayout;
   /** A quantizer that has not learnt yet, with its memory. */
   createCodec(layer: number): LayerCodec;
   /** Bytes held for all layers together. */
@@ -251,7 +251,7 @@ export class WindowedCache implements KvCache {
     // In mid-step there are more of them, until the commit: they are scratch.
     const exactPages = this.exactPageCount(this.committed + this.pending);
     this.layers.forEach((layer, i) => {
-      const page = pageBytes(this.method.layout(this.shapes[i]));
+      const page = pageBytes(this.method.layout(i));
       sums.keys += page.keys * layer.coded.pages.length;
       sums.values += page.values * layer.coded.pages.length;
       sums.scales += page.scales * layer.coded.pages.length;
@@ -559,7 +559,7 @@ export class WindowedCache implements KvCache {
               }
             : undefined,
         codec: method.createCodec(i),
-        coded: origin?.coded.fork() ?? new LayerPages(kernels, method.layout(this.shapes[i])),
+        coded: origin?.coded.fork() ?? new LayerPages(kernels, method.layout(i)),
         exact: origin?.exact.fork() ?? this.exactPages(this.shapes[i]),
         moments: origin?.moments.slice() ?? new Float64Array(nKvHeads * headDimK * headDimK),
         isLearned: origin?.isLearned ?? method.warmup === 0,
