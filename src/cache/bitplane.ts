@@ -1,10 +1,11 @@
 import { KvError } from '../errors/errors.ts';
 import type { AffineBits, Codec, Kernels, Page, ScaleRule, Tensor } from '../kernels/kernels.ts';
-import { rows } from '../kernels/tensor.ts';
+import { bytesOf, rows } from '../kernels/tensor.ts';
+import { encode } from '../math/blocks.ts';
 import { f32ToF16 } from '../math/f16.ts';
 import { statisticsOf, type LayerStatistics } from './adapter.ts';
 import type { CacheMethod, LayerShape } from './cache.ts';
-import { allocatedCodec, uniformCodec, type HeadCodec } from './codec.ts';
+import { allocatedCodec, uniformCodec } from './codec.ts';
 import { CodeScratch } from './code-scratch.ts';
 import { allocConstants, allocTensors, perHead } from './constants.ts';
 import { addMoments } from './moments.ts';
@@ -85,7 +86,7 @@ export const create: CacheMethod['create'] = (spec, shapes, kernels, adapter) =>
     ({ from, to, settings }) =>
       `@${from}-${to}:${[...settings].map(([key, value]) => `${key}=${value}`).join(',')}`,
   );
-  const fullSpec = `bitplane:k=${keys},v=${values},window=${window},sinks=${sinks},alloc=${alloc},centre=${centre}${origin},scale=${rule},seed=${seed}${exceptions.join('')}`;
+  const fullSpec = `bitplane:k=${keys},v=${values},window=${window},sinks=${sinks},alloc=${alloc},centre=${centre}${origin},scale=${rule}${rotations ? `,seed=${seed}` : ''}${exceptions.join('')}`;
 
   const method: WindowedMethod = {
     spec: fullSpec,
@@ -211,9 +212,13 @@ class BitplaneCodec implements LayerCodec {
   }
 }
 
-/** Bits by importance. Matrices and levels are held in f16 and written out as f32 for each use. */
+/**
+ * Bits by importance. Matrices and levels are held in 8 bits, where rows are whole blocks of 32, and
+ * written out as f32 for each use. A matrix keeps one row per channel; `places` says which row each place
+ * of a nibble takes, the last row being zero.
+ */
 class AllocatedKeys implements KeyCoder {
-  private readonly held: { project: Tensor; queryProject: Tensor; levels: Tensor; rows: Tensor };
+  private readonly held: Record<'project' | 'queryProject' | 'levels' | 'places' | 'rows', Tensor>;
 
   constructor(
     private readonly kernels: Kernels,
@@ -222,15 +227,16 @@ class AllocatedKeys implements KeyCoder {
     private readonly rule: ScaleRule,
     private readonly scratch: CodeScratch,
   ) {
-    const { nKvHeads, headDimK } = shape;
-    const empty = (dtype: 'f16' | 'i32', ...sizes: number[]) => ({ dtype, shape: sizes });
-    const [project, queryProject, levels, rows] = allocTensors(kernels, [
-      empty('f16', nKvHeads, 4 * nibbles, headDimK),
-      empty('f16', nKvHeads, 4 * nibbles, headDimK),
-      empty('f16', nKvHeads, nibbles, 16, 4),
-      empty('i32', nKvHeads),
+    const { nKvHeads, headDimK: d } = shape;
+    const matrix = { dtype: d % 32 === 0 ? ('q8_0' as const) : ('f16' as const) };
+    const [project, queryProject, levels, places, rows] = allocTensors(kernels, [
+      { ...matrix, shape: [nKvHeads * d + 1, d] },
+      { ...matrix, shape: [nKvHeads * d + 1, d] },
+      { dtype: 'q8_0', shape: [nKvHeads * nibbles, levelsOfNibble] },
+      { dtype: 'i32', shape: [nKvHeads * 4 * nibbles] },
+      { dtype: 'i32', shape: [nKvHeads] },
     ]);
-    this.held = { project, queryProject, levels, rows };
+    this.held = { project, queryProject, levels, places, rows };
   }
 
   get tensors(): readonly Tensor[] {
@@ -238,11 +244,15 @@ class AllocatedKeys implements KeyCoder {
   }
 
   codec(): Codec {
+    const { nKvHeads, headDimK } = this.shape;
     const { project, queryProject, levels, rows } = this.held;
+    const places = this.kernels.view(this.held.places).slice() as Int32Array;
+    const matrix = [nKvHeads, 4 * this.nibbles, headDimK];
+    const all = Int32Array.from({ length: nKvHeads * this.nibbles }, (_, group) => group);
     return {
-      project: this.scratch.expand('project', project),
-      queryProject: this.scratch.expand('queryProject', queryProject),
-      levels: this.scratch.expand('levels', levels),
+      project: this.scratch.expand('project', project, places, matrix),
+      queryProject: this.scratch.expand('queryProject', queryProject, places, matrix),
+      levels: this.scratch.expand('levels', levels, all, [nKvHeads, this.nibbles, 16, 4]),
       rows,
       rule: this.rule,
       gain: 1,
@@ -251,23 +261,43 @@ class AllocatedKeys implements KeyCoder {
 
   fit({ keys, queries }: Pick<LayerStatistics, 'keys' | 'queries'>): void {
     const { nKvHeads, headDimK: d } = this.shape;
+    const zeroRow = nKvHeads * d;
     const ofHead = (all: Float32Array, head: number) =>
       Float64Array.from(all.subarray(head * d * d, (head + 1) * d * d));
-    const heads = Array.from({ length: nKvHeads }, (_, head) =>
-      allocatedCodec({ keys: ofHead(keys, head), queries: ofHead(queries, head) }, d, this.nibbles),
-    );
-    const { project, queryProject, levels, rows } = this.held;
-    const halves = (part: (head: HeadCodec) => Float32Array) =>
-      Uint16Array.from(heads.flatMap((head) => Array.from(part(head), f32ToF16)));
-    this.kernels.write(project, halves((head) => head.project)); // prettier-ignore
-    this.kernels.write(queryProject, halves((head) => head.queryProject)); // prettier-ignore
-    this.kernels.write(levels, halves((head) => head.levels)); // prettier-ignore
-    this.kernels.write(
-      rows,
-      Int32Array.from(heads, ({ bits }) => bits.length),
-    );
+    const project = new Float32Array((zeroRow + 1) * d);
+    const queryProject = new Float32Array((zeroRow + 1) * d);
+    const levels = new Float32Array(nKvHeads * this.nibbles * levelsOfNibble);
+    const places = new Int32Array(nKvHeads * 4 * this.nibbles).fill(zeroRow);
+    const rows = new Int32Array(nKvHeads);
+    for (let head = 0; head < nKvHeads; head++) {
+      const statistics = { keys: ofHead(keys, head), queries: ofHead(queries, head) };
+      const codec = allocatedCodec(statistics, d, this.nibbles);
+      levels.set(codec.levels, head * codec.levels.length);
+      rows[head] = codec.bits.length;
+      let next = head * d;
+      for (let place = 0; place < 4 * this.nibbles; place++) {
+        const row = (m: Float32Array) => m.subarray(place * d, (place + 1) * d);
+        if (row(codec.project).every((x) => x === 0)) continue;
+        project.set(row(codec.project), next * d);
+        queryProject.set(row(codec.queryProject), next * d);
+        places[head * 4 * this.nibbles + place] = next++;
+      }
+    }
+    this.writeNumbers(this.held.project, project);
+    this.writeNumbers(this.held.queryProject, queryProject);
+    this.writeNumbers(this.held.levels, levels);
+    this.kernels.write(this.held.places, places);
+    this.kernels.write(this.held.rows, rows);
+  }
+
+  private writeNumbers(t: Tensor, numbers: Float32Array): void {
+    if (t.dtype === 'f16') this.kernels.write(t, Uint16Array.from(numbers, f32ToF16));
+    else this.kernels.write(bytesOf(t), encode('q8_0', numbers));
   }
 }
+
+/** 16 codes for up to 4 channels. */
+const levelsOfNibble = 64;
 
 /** One random rotation for all layers and heads that have the same width and bits, held once. */
 class Rotations {

@@ -53,13 +53,19 @@ export class CodeScratch {
     };
   }
 
-  /** The f32 copy of an f16 tensor; valid until the next one of the same part. */
-  expand(part: 'project' | 'queryProject' | 'levels', halves: Tensor): Tensor {
-    const target = tensor(this.expectHeld()[part].buffer, 'f32', halves.shape);
-    const width = halves.shape[halves.shape.length - 1];
-    const table = reshape(halves, [-1, width]);
-    const all = Int32Array.from({ length: table.shape[0] }, (_, row) => row);
-    this.kernels.embed(table, all, reshape(target, [-1, width]));
+  /**
+   * Rows of a table in any type of weights, as f32; valid until the next ones of the same part.
+   * @param table [rows, columns]
+   * @param shape of what comes out, rows.length times columns elements
+   */
+  expand(
+    part: 'project' | 'queryProject' | 'levels',
+    table: Tensor,
+    rows: Int32Array,
+    shape: readonly number[],
+  ): Tensor {
+    const target = tensor(this.expectHeld()[part].buffer, 'f32', shape);
+    this.kernels.embed(table, rows, reshape(target, [rows.length, table.shape[1]]));
     return target;
   }
 

@@ -185,7 +185,7 @@ function ridge(a: Float64Array, d: number): Float64Array {
   const out = a.slice();
   let trace = 0;
   for (let i = 0; i < d; i++) trace += a[i * d + i];
-  for (let i = 0; i < d; i++) out[i * d + i] += (ridgeShare * trace) / d + Number.MIN_VALUE;
+  for (let i = 0; i < d; i++) out[i * d + i] += trace > 0 ? (ridgeShare * trace) / d : 1;
   return out;
 }
 
@@ -201,7 +201,7 @@ interface Eigen {
 function power({ values, vectors }: Eigen, d: number, exponent: number): Float64Array {
   const scaled = vectors.slice();
   for (let i = 0; i < d; i++) {
-    const factor = Math.max(values[i], 1e-30) ** exponent;
+    const factor = values[i] ** exponent;
     for (let j = 0; j < d; j++) scaled[i * d + j] *= factor;
   }
   const out = new Float64Array(d * d);

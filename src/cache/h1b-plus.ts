@@ -1,5 +1,5 @@
 import { KvError } from '../errors/errors.ts';
-import { rows } from '../kernels/tensor.ts';
+import { reshape, rows } from '../kernels/tensor.ts';
 import { f32ToF16 } from '../math/f16.ts';
 import type { CacheMethod } from './cache.ts';
 import { CodeScratch } from './code-scratch.ts';
@@ -46,8 +46,10 @@ export const create: CacheMethod['create'] = (spec, shapes, kernels) => {
   const [levels, rowCounts] = constants.slice(2 * shapes.length);
   const scratch = new CodeScratch(kernels, shapes, nibbles);
   const codecOf = (layer: number) => {
-    const { nKvHeads } = shapes[layer];
-    const project = scratch.expand('project', projections[layer]);
+    const { nKvHeads, headDimK } = shapes[layer];
+    const projection = reshape(projections[layer], [-1, headDimK]);
+    const all = Int32Array.from({ length: nKvHeads * bits }, (_, row) => row);
+    const project = scratch.expand('project', projection, all, [nKvHeads, bits, headDimK]);
     return {
       project,
       queryProject: project,

@@ -3,6 +3,7 @@ import type { Kernels, Page, Segment, Tensor } from '../kernels/kernels.ts';
 import { allocTensor, bytesOf, reshape, rows, tensor } from '../kernels/tensor.ts';
 import { tensorSizeBytes } from '../math/dtype.ts';
 import type { CacheBytes, CacheState, KvCache, LayerShape } from './cache.ts';
+import { allocTensors } from './constants.ts';
 import { addMoments } from './moments.ts';
 import { LayerPages, pageBytes, type PageLayout } from './pages.ts';
 
@@ -71,8 +72,8 @@ interface Layer {
   exact: LayerPages;
   /** f16, `sinks` positions */
   readonly sinks: Page | undefined;
-  /** f32 [nKvHeads * headDimK] and [nKvHeads * headDimV], negative, and [nHeads * headDimV] */
-  readonly means: { readonly keys: Tensor; readonly values: Tensor; readonly out: Tensor };
+  /** f32 [nKvHeads * headDimK] and [nKvHeads * headDimV], negative, and the latter as it is */
+  readonly means: { readonly keys: Tensor; readonly values: Tensor; readonly restored: Tensor };
   moments: Float64Array;
   isLearned: boolean;
 }
@@ -95,8 +96,8 @@ export class WindowedCache implements KvCache {
   private readonly layers: readonly Layer[];
   /** caches that share `method`; the last one disposes of it */
   private readonly family: { size: number };
-  /** this step's keys and values, f32 [n, nKvHeads, headDim] */
-  private scratch: { k: Tensor; v: Tensor } | undefined;
+  /** this step's keys and values, f32 [n, nKvHeads, headDim], and room for a bias */
+  private scratch: { k: Tensor; v: Tensor; bias: Tensor } | undefined;
   /** what takes back this step's changes, beside those of pages */
   private undo: (() => void)[] = [];
   /** what this step leaves behind */
@@ -191,7 +192,14 @@ export class WindowedCache implements KvCache {
   }
 
   commit(): void {
-    this.committed += this.pending;
+    const length = this.committed + this.pending;
+    ensure(
+      length < this.method.warmup || this.layers.every(({ isLearned }) => isLearned),
+      'usage',
+      () =>
+        `cache: ${length} positions were appended, and layers did not attend. Attend each step.`,
+    );
+    this.committed = length;
     this.pending = 0;
     for (const pages of this.leftovers.splice(0)) pages.trim(0);
     this.undo = [];
@@ -446,16 +454,23 @@ export class WindowedCache implements KvCache {
   }
 
   private setMeans(layer: number, means: Means): void {
+    const { keys, values, restored } = this.layers[layer].means;
+    const negative = (numbers: Float32Array) => numbers.map((x) => -x);
+    this.kernels.write(keys, negative(means.keys));
+    this.kernels.write(values, negative(means.values));
+    this.kernels.write(restored, means.values);
+  }
+
+  /** Adds the mean value of its KV head to the output of every query head. @param out f32 [n, nHeads, headDimV] */
+  private restoreMeans(layer: number, out: Tensor): void {
     const { nHeads, nKvHeads, headDimV } = this.shapes[layer];
-    const { keys, values, out } = this.layers[layer].means;
-    this.kernels.write(keys, means.keys.map((x) => -x)); // prettier-ignore
-    this.kernels.write(values, means.values.map((x) => -x)); // prettier-ignore
-    const ofHead = (head: number) => Math.floor((head * nKvHeads) / nHeads);
-    const repeated = Float32Array.from(
-      { length: nHeads * headDimV },
-      (_, i) => means.values[ofHead(Math.floor(i / headDimV)) * headDimV + (i % headDimV)],
-    );
-    this.kernels.write(out, repeated);
+    const heads = reshape(this.layers[layer].means.restored, [nKvHeads, headDimV]);
+    const bias = tensor(this.expectScratch().bias.buffer, 'f32', [nHeads, headDimV]);
+    for (let head = 0; head < nHeads; head++) {
+      const mean = rows(heads, Math.floor((head * nKvHeads) / nHeads), 1);
+      this.kernels.copy(bytesOf(mean), bytesOf(rows(bias, head, 1)));
+    }
+    this.kernels.addBias(reshape(out, [out.shape[0], -1]), reshape(bias, [-1]));
   }
 
   /** @param maxDistance of the paged ones; sinks are seen from everywhere */
@@ -522,7 +537,7 @@ export class WindowedCache implements KvCache {
     }
     const shape = { ...this.shapes[layer], n: to - from, start: this.committed + from };
     this.kernels.attend(segments, shape, target);
-    if (held.isLearned) this.kernels.addBias(reshape(target, [to - from, -1]), held.means.out);
+    if (held.isLearned) this.restoreMeans(layer, target);
   }
 
   // --- memory
@@ -538,7 +553,7 @@ export class WindowedCache implements KvCache {
 
   private createLayer(i: number, origin?: Layer): Layer {
     const { kernels, method } = this;
-    const { nHeads, nKvHeads, headDimK, headDimV } = this.shapes[i];
+    const { nKvHeads, headDimK, headDimV } = this.shapes[i];
     const made: Tensor[] = [];
     const alloc = (dtype: 'f32' | 'f16', shape: readonly number[]) => {
       made.push(allocTensor(kernels, dtype, shape));
@@ -549,7 +564,7 @@ export class WindowedCache implements KvCache {
         means: {
           keys: alloc('f32', [nKvHeads * headDimK]),
           values: alloc('f32', [nKvHeads * headDimV]),
-          out: alloc('f32', [nHeads * headDimV]),
+          restored: alloc('f32', [nKvHeads * headDimV]),
         },
         sinks:
           method.sinks > 0
@@ -578,15 +593,13 @@ export class WindowedCache implements KvCache {
   private reserveScratch(n: number): void {
     if (this.scratch && this.scratch.k.shape[0] >= n) return;
     const widest = (of: (shape: LayerShape) => number) => Math.max(...this.shapes.map(of));
-    const k = allocTensor(this.kernels, 'f32', [n, widest((s) => s.nKvHeads * s.headDimK)]);
-    try {
-      const v = allocTensor(this.kernels, 'f32', [n, widest((s) => s.nKvHeads * s.headDimV)]);
-      this.freeScratch();
-      this.scratch = { k, v };
-    } catch (error) {
-      this.kernels.free(k.buffer);
-      throw error;
-    }
+    const [k, v, bias] = allocTensors(this.kernels, [
+      { dtype: 'f32', shape: [n, widest((s) => s.nKvHeads * s.headDimK)] },
+      { dtype: 'f32', shape: [n, widest((s) => s.nKvHeads * s.headDimV)] },
+      { dtype: 'f32', shape: [widest((s) => s.nHeads * s.headDimV)] },
+    ]);
+    this.freeScratch();
+    this.scratch = { k, v, bias };
   }
 
   private freeScratch(): void {
@@ -596,11 +609,16 @@ export class WindowedCache implements KvCache {
 
   /** This step's rows from `from` on, in the layer's shape. */
   private scratchRows(layer: number, from: number, count: number): Rows {
-    if (!this.scratch) throw new KvError('usage', 'cache: append was called outside a step.');
+    const scratch = this.expectScratch();
     const { nKvHeads, headDimK, headDimV } = this.shapes[layer];
     const of = (t: Tensor, width: number) =>
       rows(tensor(t.buffer, 'f32', [from + count, nKvHeads, width]), from, count);
-    return { k: of(this.scratch.k, headDimK), v: of(this.scratch.v, headDimV) };
+    return { k: of(scratch.k, headDimK), v: of(scratch.v, headDimV) };
+  }
+
+  private expectScratch() {
+    if (!this.scratch) throw new KvError('usage', 'cache: it was asked outside a step.');
+    return this.scratch;
   }
 
   private release(): void {

@@ -41,16 +41,24 @@ function widths(text: string): number[] {
   throw new InvalidArgumentError('They must be multiples of 32 from 32 to 1024, such as 64,256.');
 }
 
+/** One temperature per head needs little text, and the fit is slow. */
+const temperatureCharacters = 8000;
+
 async function run(flags: CalibrateFlags): Promise<void> {
   const text = readText(flags.text);
   const model = await loadFromFlags(flags, { adapter: false });
   try {
     const progress = progressLine('calibrating');
-    const temperatures = await calibrate(model, text, basename(flags.text), {
-      bits: flags.bits,
-      seed: flags.seed,
-      onProgress: progress,
-    });
+    const temperatures = await calibrate(
+      model,
+      text.slice(0, temperatureCharacters),
+      basename(flags.text),
+      {
+        bits: flags.bits,
+        seed: flags.seed,
+        onProgress: progress,
+      },
+    );
     const statistics = await collectStatistics(model, model.tokenizer.encode(text), {
       onProgress: progress,
     });

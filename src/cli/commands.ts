@@ -30,5 +30,9 @@ export const commands: Readonly<Record<string, CommandRow>> = {
     summary: 'perplexity, agreement with the f16 cache, and accuracy on exercises',
     load: () => import('./eval.ts'),
   },
+  compare: {
+    summary: 'every cache method on one model: bytes, agreement with f16 and speed',
+    load: () => import('./compare.ts'),
+  },
   bench: { summary: 'speed and bytes, ours beside a peer', load: () => import('./bench.ts') },
 };

@@ -1,6 +1,8 @@
+import { readFileSync } from 'node:fs';
+import { join } from 'node:path';
 import type { Command } from 'commander';
 import { attentionAtDepth } from '../bench/attention.ts';
-import { compareCaches, type Agreement } from '../eval/agreement.ts';
+import { compareCaches } from '../eval/agreement.ts';
 import type { GenerateStats } from '../generate/generate.ts';
 import { Session } from '../generate/session.ts';
 import type { Model } from '../model/model.ts';
@@ -11,6 +13,7 @@ import {
   addModelFlags,
   formatBytes,
   loadFromFlags,
+  packageRoot,
   wholeNumber,
   type ModelFlags,
 } from './options.ts';
@@ -32,10 +35,13 @@ export function define(command: Command): void {
     .action((flags: DemoFlags) => run(flags));
 }
 
+/** What is compared: uncompressed, ours, and the paper's method as it stands. */
+const methods = ['f16', 'bitplane', 'h1b'] as const;
+
 const intro = (model: Model) => `\
 A language model keeps keys and values of every token it has read: the KV cache. Here the same model
 (${model.name}, ${formatBytes(model.weightBytes)} of weights) continues the same text twice, once with
-the cache in 16 bits, once with the H1B-KV cache: 1-bit sketches of keys, 4-bit values.
+the cache in 16 bits, once with ours, bitplane: 1.5 bits per key channel, 2 bits per value.
 ${model.kernels.description}
 
 The prompt:
@@ -46,11 +52,13 @@ async function run(flags: DemoFlags): Promise<void> {
   try {
     console.log(intro(model));
     console.log(`${prompt}\n`);
-    const sides: [Side, Side] = [await startSide(model, 'f16'), await startSide(model, 'h1b')];
+    const sides: [Side, Side] = [await startSide(model, 'f16'), await startSide(model, 'bitplane')];
     await writeBoth(sides, flags.maxTokens);
-    const agreement = await agreementOn(model, sides[0].session.tokens);
-    printTable(sides, agreement);
+    const speeds = sides.map(({ stats, elapsedMs }) =>
+      perSecond((stats?.tokens ?? 1) - 1, elapsedMs).toFixed(0),
+    );
     for (const { session } of sides) session.dispose();
+    await printReading(model, speeds);
     await printLongContext(model);
   } finally {
     model.dispose();
@@ -94,39 +102,82 @@ async function writeBoth(sides: readonly [Side, Side], maxTokens: number): Promi
   columns.end();
 }
 
-/** How often the two caches would choose the same next token on one and the same text. */
-async function agreementOn(model: Model, tokens: readonly number[]): Promise<Agreement> {
-  const caches = [await model.createCache('f16'), await model.createCache('h1b')];
-  const ids = Int32Array.from(tokens.slice(0, model.contextLength));
-  const agreement = await compareCaches(model, ids, caches[0], caches[1], 16);
-  for (const cache of caches) cache.dispose();
-  return agreement;
+/** Tokens of prose between a number and the question for it. */
+const longAgo = 2000;
+
+/** A number, prose, and the question for the number. */
+function longPrompt(model: Model) {
+  const key = '48213';
+  const told = `The pass key is ${key}. Remember it. ${key} is the pass key.\n`;
+  const asked = '\nWhat is the pass key? The pass key is';
+  const prose = readFileSync(join(packageRoot(), 'models', 'fit-text.txt'), 'utf8').trim();
+  const count = (text: string) => model.tokenizer.encode(text).length;
+  const room = Math.min(model.contextLength - count(told + asked) - 16, longAgo);
+  let between = '';
+  for (const paragraph of Array<string>(4).fill(prose).join('\n\n').split('\n\n')) {
+    const longer = between === '' ? paragraph : `${between}\n\n${paragraph}`;
+    if (count(longer) > room) break;
+    between = longer;
+  }
+  return { text: told + between + asked, key, asked: asked.trim(), distance: count(between) };
 }
 
-function printTable([full, small]: readonly [Side, Side], agreement: Agreement): void {
-  const bytes = [full, small].map(({ session }) => session.bytes());
-  const positions = full.session.cache.length;
-  const speed = ({ stats, elapsedMs }: Side) => perSecond((stats?.tokens ?? 1) - 1, elapsedMs);
-  const row = (label: string, ...cells: string[]) =>
-    console.log(`${label.padEnd(34)}${cells.map((cell) => cell.padStart(12)).join('')}`);
-  console.log();
-  row('', 'f16', 'h1b', 'f16 / h1b');
-  row(
-    `cache, ${positions} positions`,
-    ...bytes.map(({ total }) => formatBytes(total)),
-    `${(bytes[0].total / bytes[1].total).toFixed(2)}x`,
-  );
-  row('  of it fixed, for any length', ...bytes.map(({ codebooks }) => formatBytes(codebooks)));
-  const grows = bytes.map(({ total, codebooks }) => total - codebooks);
-  row(
-    '  growing with the text',
-    ...grows.map((size) => formatBytes(size)),
-    `${(grows[0] / grows[1]).toFixed(2)}x`,
-  );
-  row('tokens/s', speed(full).toFixed(0), speed(small).toFixed(0));
+/** Reads a long text through each cache: what it holds then, what it would say, what it remembers. */
+async function printReading(model: Model, speeds: readonly string[]): Promise<void> {
+  const { text, key, asked, distance } = longPrompt(model);
+  const ids = model.tokenizer.encode(text);
   console.log(
-    `\nOn the left text the two caches put the same token first at ${(100 * agreement.top1).toFixed(0)} % of ${agreement.positions} positions (KL ${agreement.kl.toFixed(3)} nats).`,
+    `\nThen they read ${ids.length} tokens. At their beginning a number was told, ${key}; at their end stands: "${asked}"\n`,
   );
+  const results: ReadResult[] = [];
+  for (const method of methods) results.push(await read(model, method, text, ids));
+  const of = (cell: (result: ReadResult) => string) => results.map(cell);
+  const row = (label: string, cells: readonly string[]) =>
+    console.log(`${label.padEnd(40)}${cells.map((cell) => cell.padStart(11)).join('')}`);
+  const [full] = results.map(({ bytes }) => bytes.total);
+  row('', methods);
+  row(
+    `the number, told ${distance} tokens ago`,
+    of(({ answer }) => answer),
+  );
+  row(
+    'cache',
+    of(({ bytes }) => formatBytes(bytes.total)),
+  );
+  row(
+    '  of it fixed, for any length',
+    of(({ bytes }) => formatBytes(bytes.codebooks)),
+  );
+  row(
+    '  smaller than f16',
+    of(({ bytes }) => `${(full / bytes.total).toFixed(1)}x`),
+  );
+  row(
+    'the same token first as f16',
+    of((r) => `${(100 * r.agreement.top1).toFixed(0)} %`),
+  );
+  row(
+    'KL from f16, nats',
+    of((r) => r.agreement.kl.toFixed(3)),
+  );
+  row('tokens/s, writing the texts above', [...speeds, '']);
+}
+
+type ReadResult = Awaited<ReturnType<typeof read>>;
+
+async function read(model: Model, method: string, text: string, ids: Int32Array) {
+  const caches = [await model.createCache('f16'), await model.createCache(method)];
+  const agreement = await compareCaches(model, ids, caches[0], caches[1], 16);
+  const bytes = caches[1].bytes();
+  for (const cache of caches) cache.dispose();
+  const session = await Session.create(model, { cache: method });
+  session.append(text);
+  let answer = '';
+  for await (const piece of session.generate({ maxTokens: 12, stop: ['.', '\n'] })) {
+    answer += piece.text;
+  }
+  session.dispose();
+  return { agreement, bytes, answer: answer.trim() };
 }
 
 /** What the cache costs where it is long: one layer's attention, measured, for a known model shape. */
@@ -136,11 +187,16 @@ async function printLongContext(model: Model): Promise<void> {
   console.log(
     `\nLonger: attention of one token over ${depth} positions, SmolLM2-135M shape (${shape.nLayers} layers), random keys:\n`,
   );
-  const rows = await attentionAtDepth(model.kernels, shape, ['f16', 'h1b', 'h1b:b=64'], depth);
+  const rows = await attentionAtDepth(
+    model.kernels,
+    shape,
+    ['f16', 'h1b', 'bitplane:alloc=none,centre=none'],
+    depth,
+  );
   const f16 = rows[0];
   for (const { method, bytes, attendMs } of rows) {
     console.log(
-      `${method.padEnd(12)}${formatBytes(bytes).padStart(10)}  ${attendMs.toFixed(2).padStart(7)} ms per token   ${(f16.bytes / bytes).toFixed(1)}x smaller, ${(f16.attendMs / attendMs).toFixed(1)}x faster`,
+      `${(method.split(':')[0] ?? method).padEnd(12)}${formatBytes(bytes).padStart(10)}  ${attendMs.toFixed(2).padStart(7)} ms per token   ${(f16.bytes / bytes).toFixed(1)}x smaller, ${(f16.attendMs / attendMs).toFixed(1)}x faster`,
     );
   }
 }

@@ -1,11 +1,8 @@
-import { readdirSync, readFileSync, statSync } from 'node:fs';
-import { basename, join } from 'node:path';
 import { InvalidArgumentError, type Command } from 'commander';
-import { KvError } from '../errors/errors.ts';
 import { evaluate, runIdentity } from '../eval/evaluate.ts';
 import { openJournal } from '../eval/journal-node.ts';
 import { evalTasks } from '../eval/registry.ts';
-import type { EvalText, TaskContext } from '../eval/task.ts';
+import type { TaskContext } from '../eval/task.ts';
 import { writeFileAtomically } from '../format/file-node.ts';
 import { resultTable } from './eval-table.ts';
 import { machine } from './machine.ts';
@@ -14,12 +11,12 @@ import {
   anyNumber,
   collectSpecs,
   loadFromFlags,
-  packageRoot,
   packageVersion,
   progressLine,
   wholeNumber,
   type ModelFlags,
 } from './options.ts';
+import { collectTexts, readTexts } from './texts.ts';
 
 interface EvalFlags extends ModelFlags {
   readonly task?: string[];
@@ -47,7 +44,7 @@ export function define(command: Command): void {
     .option(
       '--text <file>',
       'a text, or a folder of .txt; may be repeated (default: a short one)',
-      collect,
+      collectTexts,
     )
     .option(
       '--context <n>',
@@ -90,8 +87,6 @@ function taskLines(): string {
     .join('\n');
 }
 
-const collect = (text: string, all: readonly string[] = []) => [...all, text];
-
 function taskNames(text: string): string[] {
   const names = text.split(',');
   if (names.every((name) => Object.hasOwn(evalTasks, name))) return [...new Set(names)];
@@ -113,7 +108,7 @@ function share(text: string): number {
 }
 
 async function run(flags: EvalFlags): Promise<void> {
-  const texts = flags.text?.flatMap(readTexts) ?? [readText(defaultText)];
+  const texts = readTexts(flags.text);
   // The progress bar has a listener too, which would keep the process alive.
   process.once('SIGINT', () => {
     console.error(`\nstopped${flags.resume ? `; the same call goes on from ${flags.resume}` : ''}`);
@@ -179,25 +174,5 @@ async function run(flags: EvalFlags): Promise<void> {
     else console.log(`${model.name}\n\n${resultTable(results)}`);
   } finally {
     model.dispose();
-  }
-}
-
-const defaultText = join(packageRoot(), 'models', 'fit-text.txt');
-
-/** The text in a file, or those in a folder's .txt files in the order of their names. */
-function readTexts(path: string): EvalText[] {
-  if (!statSync(path, { throwIfNoEntry: false })?.isDirectory()) return [readText(path)];
-  const files = readdirSync(path).filter((file) => file.endsWith('.txt'));
-  if (files.length === 0) {
-    throw new KvError('io', `eval: ${path} holds no .txt files. Give a text with --text.`);
-  }
-  return files.sort().map((file) => readText(join(path, file)));
-}
-
-function readText(file: string): EvalText {
-  try {
-    return { name: basename(file), text: readFileSync(file, 'utf8') };
-  } catch (cause) {
-    throw new KvError('io', `eval: ${file} cannot be read. Give a text with --text.`, { cause });
   }
 }

@@ -1,6 +1,10 @@
 /** What every evaluation is to the code that runs it, and what comes out. */
+import type { CacheBytes } from '../cache/cache.ts';
 import type { Model } from '../model/model.ts';
 import type { Interval } from './bootstrap.ts';
+
+/** Bytes of a cache at the end of a window; scratch depends on the size of the steps. */
+export type HeldBytes = Omit<CacheBytes, 'scratch'>;
 
 /** A text to measure on, or to take prose from. */
 export interface EvalText {
@@ -18,6 +22,13 @@ export interface EvalSettings {
   readonly stride?: number;
   /** positions of a window before this one are not scored; default 0 */
   readonly beyond?: number;
+  /** positions of a window from this one on are also scored apart */
+  readonly alsoBeyond?: number;
+  /**
+   * A cache that draws its codebooks from a seed is run with this many seeds, 0 and up, and their
+   * figures are averaged; default: as the spec says
+   */
+  readonly seeds?: number;
   /** windows, or exercises of each row; default: all windows, 100 exercises */
   readonly limit?: number;
   readonly seed: number;
@@ -44,8 +55,30 @@ export interface TaskContext {
   readonly runPython?: RunPython;
 }
 
+/** How well a cache predicts a text, over all scored positions of some windows. */
+export interface Figures {
+  /** scored positions */
+  readonly tokens: number;
+  readonly perplexity: number;
+  readonly perplexityStderr?: number;
+  /** perplexity / that of f16, from paired differences */
+  readonly perplexityRatio: number;
+  readonly perplexityRatioInterval?: Interval;
+  /** mean KL(f16 || method), nats */
+  readonly kl: number;
+  readonly klInterval?: Interval;
+  /** 99.9 % quantile */
+  readonly kl999: number;
+  /** share of positions where f16 puts the same token first */
+  readonly top1: number;
+  /** quality per byte as the H1B-KV paper defines it: 1000 / (perplexity x MB of the cache) */
+  readonly qpb: number;
+  /** smallest and largest of the seeds, where there are several */
+  readonly seedSpread?: { readonly perplexityRatio: Interval; readonly kl: Interval };
+}
+
 /** One row of the report. Which fields there are depends on the task; see docs/cli.md. */
-export interface EvalResult {
+export interface EvalResult extends Partial<Figures> {
   readonly task: string;
   /** the caller's spec, and its full form */
   readonly method: string;
@@ -54,18 +87,10 @@ export interface EvalResult {
   readonly tokens: number;
   readonly windows?: number;
   readonly context?: number;
-  readonly perplexity?: number;
-  readonly perplexityStderr?: number;
-  /** perplexity / that of f16, from paired differences */
-  readonly perplexityRatio?: number;
-  readonly perplexityRatioInterval?: Interval;
-  /** mean KL(f16 || method), nats */
-  readonly kl?: number;
-  readonly klInterval?: Interval;
-  /** 99.9 % quantile */
-  readonly kl999?: number;
-  /** share of positions where f16 puts the same token first */
-  readonly top1?: number;
+  /** seeds that were averaged, if the settings ask for seeds */
+  readonly seeds?: number;
+  /** the figures over positions from `from` on */
+  readonly beyond?: Figures & { readonly from: number };
   readonly items?: number;
   readonly accuracy?: number;
   readonly accuracyStderr?: number;
@@ -75,8 +100,8 @@ export interface EvalResult {
   readonly depth?: number;
   /** bytes of the cache / positions it holds, at the end of a window or exercise */
   readonly bytesPerToken: number;
-  /** quality per byte as the H1B-KV paper defines it: 1000 / (perplexity x MB of the cache) */
-  readonly qpb?: number;
+  /** what those bytes are, of the whole cache */
+  readonly bytes?: HeldBytes;
   readonly seconds: number;
 }
 

@@ -1,0 +1,34 @@
+import { readdirSync, readFileSync, statSync } from 'node:fs';
+import { basename, join } from 'node:path';
+import { KvError } from '../errors/errors.ts';
+import type { EvalText } from '../eval/task.ts';
+import { packageRoot } from './options.ts';
+
+/** Parser for --text, which may be repeated. */
+export const collectTexts = (path: string, all: readonly string[] = []) => [...all, path];
+
+/**
+ * The texts that --text names: files, and folders' .txt files in the order of their names. Without
+ * any, a short text that comes with the program.
+ * @throws KvError "io"
+ */
+export function readTexts(paths: readonly string[] | undefined): EvalText[] {
+  return paths?.flatMap(readPath) ?? [readText(join(packageRoot(), 'models', 'fit-text.txt'))];
+}
+
+function readPath(path: string): EvalText[] {
+  if (!statSync(path, { throwIfNoEntry: false })?.isDirectory()) return [readText(path)];
+  const files = readdirSync(path).filter((file) => file.endsWith('.txt'));
+  if (files.length === 0) {
+    throw new KvError('io', `eval: ${path} holds no .txt files. Give a text with --text.`);
+  }
+  return files.sort().map((file) => readText(join(path, file)));
+}
+
+function readText(file: string): EvalText {
+  try {
+    return { name: basename(file), text: readFileSync(file, 'utf8') };
+  } catch (cause) {
+    throw new KvError('io', `eval: ${file} cannot be read. Give a text with --text.`, { cause });
+  }
+}
