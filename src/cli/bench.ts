@@ -1,5 +1,4 @@
 import { mkdirSync } from 'node:fs';
-import { cpus, totalmem } from 'node:os';
 import { join } from 'node:path';
 import { InvalidArgumentError, Option, type Command } from 'commander';
 import { attentionAtDepth, type AttentionRow } from '../bench/attention.ts';
@@ -8,6 +7,7 @@ import { peerMissing, type PeerOptions } from '../bench/peer-node.ts';
 import { benchSideBySide, type BenchRow } from '../bench/side-by-side-node.ts';
 import { KvError } from '../errors/errors.ts';
 import { namedShapes, type ShapeName } from '../model/shapes.ts';
+import { machine } from './machine.ts';
 import {
   addModelFlags,
   collectSpecs,
@@ -112,10 +112,6 @@ async function randomModel({ shape, quant }: BenchFlags): Promise<string> {
     tokenizer: 'bpe',
   });
   return path;
-}
-
-function machine(): string {
-  return `${cpus()[0]?.model ?? 'unknown processor'}, ${cpus().length} cores, ${Math.round(totalmem() / 2 ** 30)} GiB, Node ${process.versions.node}`;
 }
 
 function print(

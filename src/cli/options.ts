@@ -96,7 +96,9 @@ export function progressLine(what: string) {
     if (!process.stderr.isTTY || performance.now() - began < 1000) return;
     if (!bar) {
       const format = `${what} {bar} {percentage} %, {eta_formatted} left`;
-      bar = new SingleBar({ format, stream: process.stderr, clearOnComplete: true, etaBuffer: 50 });
+      // Its own handler would swallow the first Ctrl-C of every command.
+      const options = { stream: process.stderr, clearOnComplete: true, etaBuffer: 50 };
+      bar = new SingleBar({ format, ...options, gracefulExit: false });
       bar.start(total, done);
     }
     bar.update(done);
