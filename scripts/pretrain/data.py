@@ -124,29 +124,29 @@ class Batches:
     exercises packed one after another, the rest filled with prose.
     """
 
-    def __init__(self, books, exercises, tokenizer, context, prose, repeats, seed):
+    def __init__(self, books, exercises, tokenizer, context, seed):
         self.books, self.exercises, self.tokenizer = books, exercises, tokenizer
-        self.context, self.prose, self.repeats = context, prose, repeats
+        self.context = context
         self.skills = (exercises.skills if exercises else []) + ["repeat"]
         self.random = np.random.default_rng(seed)
 
-    def batch(self, count, length):
+    def batch(self, count, length, prose, repeats):
         """Returns ids [count, length + 1], kinds of the targets and their skill (-1: none), positions."""
-        rows = [self._row(length + 1) for _ in range(count)]
+        rows = [self._row(length + 1, prose, repeats) for _ in range(count)]
         ids, kinds, skills = (np.stack(column) for column in zip(*rows))
         gaps = [positions_with_gaps(self.random, length, self.context) for _ in range(count)]
         return ids, kinds[:, 1:], skills[:, 1:], np.stack(gaps)
 
-    def _row(self, size):
+    def _row(self, size, prose, repeats):
         ids, kinds, skills = [], [], []
         lot = self.random.uniform()
-        if lot < self.repeats:
+        if lot < repeats:
             period = int(np.exp(self.random.uniform(np.log(6), np.log(size / 2))))
             ids = np.resize(self.random.choice(self.books.ids, period), size).astype(np.int64)
             is_first = np.arange(size) < period
             repeat = len(self.skills) - 1
             return ids, np.where(is_first, GIVEN, ANSWER), np.where(is_first, -1, repeat)
-        if self.exercises is not None and lot >= self.repeats + self.prose:
+        if self.exercises is not None and lot >= repeats + prose:
             for _ in range(100):
                 item = self.exercises.take()
                 made = exercise_ids(item, size - len(ids), self.random, self.tokenizer, self.books)

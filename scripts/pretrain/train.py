@@ -46,11 +46,11 @@ def arguments():
     add("--tokens", type=float, default=20e6, help="tokens in all")
     add("--stop-after", type=float, default=math.inf, help="minutes of this call")
     add("--batch", type=int, default=8192, help="tokens per step")
-    add("--lengths", default="1024,4096", help="sequence lengths, one phase each")
-    add("--phases", default="0.85,0.15", help="share of the tokens of each phase")
-    add("--prose", type=float, default=0.35, help="share of sequences that are book text alone")
-    add("--repeats", type=float, default=0.05, help="share of sequences that repeat random tokens")
-    add("--lessons", type=float, default=0.0, help="weight of the attention losses of LESSONS")
+    add("--lengths", default="1024,4096", help="tokens of a sequence, by phase")
+    add("--phases", default="0.85,0.15", help="share of all tokens that each phase takes")
+    add("--prose", default="0.5", help="share of sequences that are book text alone, by phase")
+    add("--repeats", default="0.04", help="share of sequences that repeat random tokens, by phase")
+    add("--lessons", default="0", help="weight of the attention losses of LESSONS, by phase")
     add("--muon-lr", type=float, default=0.02)
     add("--adam-lr", type=float, default=0.003)
     add("--decay", type=float, default=0.3, help="last share of the run, over which rates fall to 0")
@@ -59,6 +59,20 @@ def arguments():
     for field, default in vars(Shape()).items():
         add(f"--{field.replace('_', '-')}", type=type(default), default=default)
     return parser.parse_args()
+
+
+class Phases:
+    """What changes from phase to phase; a list that is shorter than the phases goes on as it ends."""
+
+    def __init__(self, args):
+        numbers = lambda text: [float(x) for x in text.split(",")]
+        self.ends = np.cumsum(numbers(args.phases))
+        self.lists = [numbers(x) for x in (args.lengths, args.prose, args.repeats, args.lessons)]
+
+    def at(self, progress):
+        """(length, prose, repeats, lessons) where `progress` of the run is done, 0 to 1."""
+        phase = int(np.searchsorted(self.ends, progress, "right"))
+        return [values[min(phase, len(values) - 1)] for values in self.lists]
 
 
 def write_model(path, model, name, tokenizer):
@@ -82,12 +96,17 @@ def write_model(path, model, name, tokenizer):
     write_gguf(path, header, weights)
 
 
-def lessons_of(ids, device):
-    """What LESSONS ask of a batch, as `Model.forward` takes it. ids [batch, length + 1]"""
+def lessons_of(ids, shape, device):
+    """
+    What LESSONS ask of a batch, as `Model.forward` takes it; those for heads that a small model does not
+    have are left out. ids [batch, length + 1]
+    """
     length = ids.shape[1] - 1
     copies = torch.from_numpy(np.stack([copy_sources(row) for row in ids])).to(device)
     lessons = {}
     for (layer, head), back in LESSONS.items():
+        if layer >= shape.layers or head >= shape.heads:
+            continue
         targets = copies
         if back != "copy":
             targets = torch.arange(length, device=device).sub(back).clamp(min=-1).expand(len(ids), -1)
@@ -95,12 +114,12 @@ def lessons_of(ids, device):
     return lessons
 
 
-def loss_of(model, batch, device, skills, lesson_weight):
+def loss_of(model, shape, batch, device, skills, lesson_weight):
     """
     Weighted cross-entropy of a batch, for the gradient, and sums for the log: {prose: (nats, tokens),
     skill: (right answers' tokens, tokens)}.
     """
-    lessons = lessons_of(batch[0], device) if lesson_weight > 0 else {}
+    lessons = lessons_of(batch[0], shape, device) if lesson_weight > 0 else {}
     ids, kinds, skill, positions = (torch.from_numpy(x).to(device) for x in batch)
     weights = torch.from_numpy(WEIGHTS).to(device)[kinds]
     hidden, attention = model(ids[:, :-1], positions, lessons)
@@ -165,9 +184,8 @@ def main():
 
     exercises = Exercises(args.exercises, done["exercise"]) if args.exercises else None
     seed = args.seed + done["step"]
-    batches = Batches(books, exercises, tokenizer, shape.context, args.prose, args.repeats, seed)
-    lengths = [int(x) for x in args.lengths.split(",")]
-    ends = np.cumsum([float(x) for x in args.phases.split(",")])
+    batches = Batches(books, exercises, tokenizer, shape.context, seed)
+    phases = Phases(args)
     forward = torch.compile(model) if device == "cuda" else model
 
     def save():
@@ -189,13 +207,13 @@ def main():
         signal.signal(number, lambda *_: stop.append(True))
     while done["tokens"] < args.tokens and time.monotonic() - began < args.stop_after * 60 and not stop:
         progress = done["tokens"] / args.tokens
-        length = lengths[min(int(np.searchsorted(ends, progress, "right")), len(lengths) - 1)]
-        batch = batches.batch(max(1, args.batch // length), length)
+        length, prose, repeats, lessons = phases.at(progress)
+        batch = batches.batch(max(1, int(args.batch / length)), int(length), prose, repeats)
         rate = min(1.0, (done["step"] + 1) / 100, max(0.02, (1 - progress) / args.decay))
         muon.param_groups[0]["lr"] = args.muon_lr * rate
         adam.param_groups[0]["lr"] = args.adam_lr * rate
         with torch.autocast(device, torch.bfloat16, enabled=device == "cuda"):
-            loss, new = loss_of(forward, batch, device, batches.skills, args.lessons)
+            loss, new = loss_of(forward, shape, batch, device, batches.skills, lessons)
         muon.zero_grad()
         adam.zero_grad()
         loss.backward()
