@@ -55,7 +55,7 @@ describe('h1bkv compare', () => {
     expect(readdirSync(out).sort()).toEqual(['compare.html', 'compare.json', 'compare.md']);
     const { rows, leftOut, ...rest } = report();
     expect(rest).toMatchObject({
-      ...{ model: 'books-5m', context: 160, windows: 2, beyond: 80, seeds: 2, threads: 1 },
+      ...{ model: 'books-skills-5m', context: 160, windows: 2, beyond: 80, seeds: 2, threads: 1 },
       ...{ texts: ['fit-text.txt'], backend: 'wasm', version: expect.stringMatching(/^\d/) },
       machine: expect.stringMatching(/cores/),
     });

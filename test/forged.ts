@@ -35,7 +35,7 @@ export const tinyShape: ForgeOptions = {
 /** The folder that holds package.json. */
 export const packageRoot = fileURLToPath(new URL('..', import.meta.url));
 
-export const embeddedModel = join(packageRoot, 'models', 'books-5m-q8_0.gguf');
+export const embeddedModel = join(packageRoot, 'models', 'books-skills-5m-q8_0.gguf');
 
 /** A file of the development data beside the repository, which may be absent. */
 export const inShared = (path: string) => join(packageRoot, '..', 'shared', path);

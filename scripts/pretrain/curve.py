@@ -7,7 +7,7 @@ import math
 
 WIDTH, HEIGHT, LEFT, BOTTOM, TOP, RIGHT = 760, 360, 50, 40, 20, 150
 COLOURS = ["#1b6ca8", "#c0392b", "#27864a", "#8e44ad", "#b9770e", "#117a65", "#7f8c8d", "#a93280",
-           "#2e4053", "#6e7b12", "#000000"]  # fmt: skip
+           "#2e4053", "#6e7b12", "#d4ac0d", "#000000"]  # fmt: skip
 
 
 def smooth(values, weight=0.85):
@@ -25,8 +25,10 @@ def main():
     parser.add_argument("--log", required=True)
     parser.add_argument("--out", required=True)
     args = parser.parse_args()
-    rows = [json.loads(line) for line in open(args.log, encoding="utf-8")]
-    names = sorted({name for row in rows for name in row["skills"]})
+    # A run that was killed goes on from its last checkpoint: of a step logged twice the last counts.
+    logged = (json.loads(line) for line in open(args.log, encoding="utf-8"))
+    rows = sorted({row["step"]: row for row in logged}.values(), key=lambda row: row["tokens"])
+    names = sorted({name for row in rows for name in row["skills"]} - {"attention loss"})
     end = rows[-1]["tokens"]
     top = max(row["prose"] for row in rows)
     x = lambda tokens: LEFT + (WIDTH - LEFT - RIGHT) * tokens / end

@@ -11,21 +11,23 @@ WEIGHTS = np.array([1.0, 0.1, 3.0], np.float32)
 
 
 class Books:
-    """All texts under a folder, as paragraphs and as one long run of ids."""
+    """All texts under a folder but the last, as paragraphs and as one long run of ids; the last is for validation."""
 
     def __init__(self, folder, tokenizer, cache):
-        texts = [p.read_text("utf-8") for p in sorted(pathlib.Path(folder).glob("**/*.txt"))]
-        if not texts:
-            raise SystemExit(f"{folder} holds no .txt files; unpack the books there")
+        paths = sorted(pathlib.Path(folder).glob("**/*.txt"))
+        if len(paths) < 2:
+            raise SystemExit(f"{folder} holds {len(paths)} .txt files; unpack two or more books there")
+        *texts, last = (path.read_text("utf-8") for path in paths)
         self.paragraphs = [p for text in texts for p in text.split("\n\n") if p.strip()]
         cache = pathlib.Path(cache)
         if not cache.exists():
             end = [tokenizer.id("<|endoftext|>")]
             ids = [i for text in texts for i in tokenizer.encode(text) + end]
-            np.save(cache, np.array(ids, np.uint16))
-        ids = np.load(cache)
-        held_back = len(ids) // 100
-        self.ids, self.validation = ids[:-held_back], ids[-held_back:]
+            part = cache.with_name("part.npy")
+            np.save(part, np.array(ids, np.uint16))
+            part.replace(cache)
+        self.ids = np.load(cache)
+        self.validation = np.array(tokenizer.encode(last), np.uint16)
 
     def stretch(self, random, length):
         start = random.integers(len(self.ids) - length)
@@ -151,7 +153,10 @@ class Batches:
                 item = self.exercises.take()
                 made = exercise_ids(item, size - len(ids), self.random, self.tokenizer, self.books)
                 if made is None:
-                    break
+                    if ids:
+                        self.exercises.next -= 1  # for the next row, which is empty
+                        break
+                    continue
                 skill = self.skills.index(item["skill"])
                 ids += made[0]
                 kinds += made[1]

@@ -89,7 +89,10 @@ def attention_loss(q, k, head, targets):
     length = scores.shape[-1]
     future = torch.ones(length, length, dtype=torch.bool, device=scores.device).triu(1)
     scores = scores.masked_fill(future, float("-inf"))
-    return F.cross_entropy(scores.flatten(0, 1), targets.flatten(), ignore_index=-1)
+    nats = F.cross_entropy(
+        scores.flatten(0, 1), targets.flatten(), ignore_index=-1, reduction="sum"
+    )
+    return nats / (targets >= 0).sum().clamp(min=1)
 
 
 class Layer(nn.Module):
@@ -114,6 +117,7 @@ class Layer(nn.Module):
         h = self.attn_norm(x)
         q, k = rotate(heads(self.attn_q(h)), angles), rotate(heads(self.attn_k(h)), angles)
         v = heads(self.attn_v(h))
+        q, k = q.type_as(v), k.type_as(v)
         q, k, v = (t.transpose(1, 2) for t in (q, k, v))
         loss = sum(attention_loss(q, k, head, targets) for head, targets in lessons)
         out = attention(q, k, v)

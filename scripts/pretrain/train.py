@@ -55,6 +55,7 @@ def arguments():
     add("--adam-lr", type=float, default=0.003)
     add("--decay", type=float, default=0.3, help="last share of the run, over which rates fall to 0")
     add("--checkpoint-every", type=float, default=5, help="minutes")
+    add("--no-compile", action="store_true", help="on a GPU: do without torch.compile")
     add("--seed", type=int, default=1)
     for field, default in vars(Shape()).items():
         add(f"--{field.replace('_', '-')}", type=type(default), default=default)
@@ -85,6 +86,7 @@ def write_model(path, model, name, tokenizer):
         "tokenizer.ggml.tokens": tokenizer.tokens,
         "tokenizer.ggml.token_type": [3 if i in control else 1 for i in range(len(tokenizer.tokens))],
         "tokenizer.ggml.merges": tokenizer.merges,
+        "tokenizer.ggml.bos_token_id": tokenizer.id("<|endoftext|>"),
         "tokenizer.ggml.eos_token_id": tokenizer.id("<|endoftext|>"),
         "tokenizer.ggml.eot_token_id": tokenizer.id("<|im_end|>"),
         "tokenizer.ggml.padding_token_id": tokenizer.id("<|endoftext|>"),
@@ -186,7 +188,7 @@ def main():
     seed = args.seed + done["step"]
     batches = Batches(books, exercises, tokenizer, shape.context, seed)
     phases = Phases(args)
-    forward = torch.compile(model) if device == "cuda" else model
+    forward = torch.compile(model) if device == "cuda" and not args.no_compile else model
 
     def save():
         tensors = {f"model.{k}": v for k, v in model.state_dict().items()}
@@ -230,7 +232,8 @@ def main():
         if time.monotonic() - last_saved > args.checkpoint_every * 60:
             save()
             last_saved = time.monotonic()
-    save()
+    if done["step"]:
+        save()
 
 
 def log(out, done, sums, model, books, device):

@@ -1,4 +1,5 @@
-import { KvError } from '../errors/errors.ts';
+import { ensure, KvError } from '../errors/errors.ts';
+import { maxCodeGroups } from '../kernels/check.ts';
 import type { AffineBits, Codec, Kernels, Page, ScaleRule, Tensor } from '../kernels/kernels.ts';
 import { bytesOf, rows } from '../kernels/tensor.ts';
 import { encode } from '../math/blocks.ts';
@@ -8,6 +9,7 @@ import type { CacheMethod, LayerShape } from './cache.ts';
 import { allocatedCodec, uniformCodec } from './codec.ts';
 import { CodeScratch } from './code-scratch.ts';
 import { allocConstants, allocTensors, perHead } from './constants.ts';
+import { expectAffine } from './affine-values.ts';
 import { addMoments } from './moments.ts';
 import { pageLength } from './pages.ts';
 import {
@@ -72,13 +74,28 @@ export const create: CacheMethod['create'] = (spec, shapes, kernels, adapter) =>
   const nibblesOf = shapes.map(({ headDimK }, layer) =>
     Math.max(1, Math.round((bitsOf[layer].keys * headDimK) / 4)),
   );
-  const scales = allocConstants(
-    kernels,
-    shapes.map(({ nHeads, scale }) => perHead(Array<number>(nHeads).fill(scale))),
-  );
+  shapes.forEach((shape, layer) => {
+    expectAffine(spec.name, shape, bitsOf[layer].values);
+    ensure(
+      nibblesOf[layer] <= maxCodeGroups,
+      'usage',
+      () =>
+        `cache "${spec.name}": k=${bitsOf[layer].keys} at head dimension ${shape.headDimK} makes ${nibblesOf[layer]} groups of 4 bits; there can be ${maxCodeGroups}. Give a smaller k.`,
+    );
+  });
   const scratch = new CodeScratch(kernels, shapes, Math.max(...nibblesOf));
   const rotations =
     alloc === 'none' ? new Rotations(kernels, shapes, nibblesOf, rule, seed) : undefined;
+  let scales: Tensor[];
+  try {
+    scales = allocConstants(
+      kernels,
+      shapes.map(({ nHeads, scale }) => perHead(Array<number>(nHeads).fill(scale))),
+    );
+  } catch (error) {
+    rotations?.dispose();
+    throw error;
+  }
 
   const { keys, values } = readBits(spec);
   const origin = learns ? `,source=${source}` : '';
@@ -104,14 +121,14 @@ export const create: CacheMethod['create'] = (spec, shapes, kernels, adapter) =>
         valueParams: { dtype: 'f16', shape: [nKvHeads, pageLength, 2] },
       };
     },
-    createCodec: (layer) => {
+    createCodec: (layer, isCopy) => {
       const shape = shapes[layer];
       const keys =
         rotations?.of(layer) ?? new AllocatedKeys(kernels, shape, nibblesOf[layer], rule, scratch);
       const valueBits = bitsOf[layer].values;
       const isCentred = centre === 'static';
       const codec = new BitplaneCodec(kernels, shape, valueBits, scratch, keys, isCentred);
-      if (source === 'adapter' && known) codec.know(known[layer]);
+      if (source === 'adapter' && known && !isCopy) codec.know(known[layer]);
       return codec;
     },
     codebookBytes: () => rotations?.sizeBytes ?? 0,

@@ -152,6 +152,13 @@ export function describeCache(
         expectSame(lastRow(outputs), lastRow(await run(fresh, story, total, total)));
         fresh.dispose();
       }
+      // What the fork did since must not have changed a page that both hold.
+      const further = splice(left, script(7), 299);
+      origin.truncate(299);
+      const again = await run(origin, further, total, 1);
+      const fresh = await create();
+      expectSame(lastRow(again), lastRow(await run(fresh, further, total, total)));
+      fresh.dispose();
       origin.dispose();
       expect(fork.length).toBe(total);
       fork.truncate(150);

@@ -153,6 +153,7 @@ export class DecodedCache implements KvCache {
   }
 
   fork(): DecodedCache {
+    ensure(!this.disposed, 'usage', () => 'cache: it was disposed. Fork before dispose.');
     ensure(this.pending === 0, 'usage', () => 'cache: a step is under way. Commit it, then fork.');
     return new DecodedCache(this.kernels, this.shapes, this.method, this);
   }

@@ -1,6 +1,7 @@
 import { KvError } from '../errors/errors.ts';
 import { reshape, rows } from '../kernels/tensor.ts';
 import { f32ToF16 } from '../math/f16.ts';
+import { expectAffine } from './affine-values.ts';
 import type { CacheMethod } from './cache.ts';
 import { CodeScratch } from './code-scratch.ts';
 import { allocConstants, perHead } from './constants.ts';
@@ -21,6 +22,7 @@ export const create: CacheMethod['create'] = (spec, shapes, kernels) => {
   expectSettings(spec, ['b', 'seed']);
   const bits = wholeSetting(spec, 'b', 256, { min: 32, max: 1024, step: 32 });
   const seed = wholeSetting(spec, 'seed', 0, { min: 0, max: 65535 });
+  for (const shape of shapes) expectAffine(spec.name, shape, 4);
   const nibbles = bits / 4;
   const mostKvHeads = Math.max(...shapes.map(({ nKvHeads }) => nKvHeads));
 

@@ -1,4 +1,5 @@
 import { KvError } from '../errors/errors.ts';
+import { expectAffine } from './affine-values.ts';
 import type { CacheMethod } from './cache.ts';
 import { allocConstants, perHead } from './constants.ts';
 import { PagedCache, type PagedMethod } from './paged.ts';
@@ -23,6 +24,7 @@ export const create: CacheMethod['create'] = (spec, shapes, kernels, adapter) =>
   expectSettings(spec, ['b', 'seed', 't']);
   const bits = wholeSetting(spec, 'b', 256, { min: 32, max: 1024, step: 32 });
   const seed = wholeSetting(spec, 'seed', 0, { min: 0, max: 65535 });
+  for (const shape of shapes) expectAffine(spec.name, shape, 4);
   const { label, temperatures } = chooseTemperatures(spec, bits, shapes, adapter);
 
   const constants = allocConstants(kernels, [

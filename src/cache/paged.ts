@@ -14,7 +14,10 @@ export interface PagedMethod {
   /** Writes k, v f32 [n, nKvHeads, headDim] to slots `slot ..` of a page. Enqueues. */
   store(layer: number, page: Page, slot: number, k: Tensor, v: Tensor): void;
   /** Prepares q f32 [n, nHeads, headDimK] and says how pages are to be read. Enqueues. */
-  read(layer: number, q: Tensor): Pick<Segment, 'keyForm' | 'valueForm' | 'query' | 'scale'>;
+  read(
+    layer: number,
+    q: Tensor,
+  ): Pick<Segment, 'keyForm' | 'valueForm' | 'query' | 'queryScales' | 'scale'>;
   /** Bytes held for all positions together: projections and the like. */
   codebookBytes(): number;
   scratchBytes(): number;
@@ -135,6 +138,7 @@ export class PagedCache implements KvCache {
   }
 
   fork(): PagedCache {
+    ensure(!this.disposed, 'usage', () => 'cache: it was disposed. Fork before dispose.');
     ensure(this.pending === 0, 'usage', () => 'cache: a step is under way. Commit it, then fork.');
     return new PagedCache(this.kernels, this.shapes, this.method, this);
   }

@@ -65,18 +65,19 @@ export class LayerPages {
   }
 
   /**
-   * Makes positions `from .. to - 1` writable: the page that holds `from` becomes ours alone, and
-   * pages are added up to `to`.
+   * Makes positions `from .. to - 1` writable: pages that hold them become ours alone, and pages are
+   * added up to `to`.
    * @throws KvError "memory"; pages added so far stay and are dropped by `trim`
    */
   reserve(from: number, to: number): void {
-    const open = Math.floor(from / this.pageLength) - this.dropped;
-    const shared = this.held[open];
-    if (shared && shared.holders > 1) {
+    const firstWritten = Math.max(0, Math.floor(from / this.pageLength) - this.dropped);
+    for (let i = firstWritten; i < this.held.length; i++) {
+      const shared = this.held[i];
+      if (shared.holders === 1) continue;
       const own = this.allocate();
       this.kernels.copy(bytesOf(wholePage(shared)), bytesOf(wholePage(own)));
       shared.holders--;
-      this.held[open] = own;
+      this.held[i] = own;
     }
     while ((this.dropped + this.held.length) * this.pageLength < to)
       this.held.push(this.allocate());
@@ -117,12 +118,24 @@ export class LayerPages {
 
   /**
    * Makes pages of what `save` gave; there must be none so far.
-   * @param first position of the first page's slot 0
    * @throws KvError "memory"; pages added so far stay and are dropped by `trim`
    */
-  restore(blocks: readonly Uint8Array[], first = 0): void {
+  restore(blocks: readonly Uint8Array[]): void {
+    this.reserveFrom(0, blocks.length);
+    this.fill(blocks);
+  }
+
+  /**
+   * As many pages from a position on as `fill` will need; there must be none so far.
+   * @throws KvError "memory"; pages added so far stay and are dropped by `trim`
+   */
+  reserveFrom(first: number, count: number): void {
     this.dropped = first / this.pageLength;
-    this.reserve(first, first + blocks.length * this.pageLength);
+    this.reserve(first, first + count * this.pageLength);
+  }
+
+  /** Overwrites all pages held with what `save` gave. */
+  fill(blocks: readonly Uint8Array[]): void {
     blocks.forEach((block, i) => this.kernels.write(wholePage(this.held[i]), block));
   }
 

@@ -54,8 +54,11 @@ export interface WindowedMethod {
   readonly scales: readonly Tensor[];
   /** Tensors of one page of quantized positions. */
   layout(layer: number): PageLayout;
-  /** A quantizer that has not learnt yet, with its memory. */
-  createCodec(layer: number): LayerCodec;
+  /**
+   * A quantizer that has not learnt yet, with its memory.
+   * @param isCopy its tensors will be overwritten with those of another one
+   */
+  createCodec(layer: number, isCopy: boolean): LayerCodec;
   /** Bytes held for all layers together. */
   codebookBytes(): number;
   /** Room for n queries; called before each step. */
@@ -74,20 +77,21 @@ interface Layer {
   readonly sinks: Page | undefined;
   /** f32 [nKvHeads * headDimK] and [nKvHeads * headDimV], negative, and the latter as it is */
   readonly means: { readonly keys: Tensor; readonly values: Tensor; readonly restored: Tensor };
+  /** as in Sample, on the host, until the layer is learned */
   moments: Float64Array;
   isLearned: boolean;
 }
 
 /**
  * A cache in which a query sees the newest positions and the first ones exact, in f16, and all
- * others quantized. Positions are quantized as they come; their exact form goes once no query can see
- * it. A method that has something to learn sees the first `warmup` positions exact, learns from
+ * others quantized. Positions are quantized as they come; their exact form goes once no query can
+ * see it. A method that has something to learn sees the first `warmup` positions exact, learns from
  * them, and then quantizes them too.
  *
  * Means are subtracted from all keys, exact ones as well: that adds the same number to all scores of
  * a query, so its softmax stays. Values get theirs back in the output, as weights sum to one.
  *
- * Learning needs host views, so it needs a CPU backend.
+ * Learning looks into the backend's memory, so it needs one that TypeScript can see.
  */
 export class WindowedCache implements KvCache {
   private readonly kernels: Kernels;
@@ -112,6 +116,12 @@ export class WindowedCache implements KvCache {
     method: WindowedMethod,
     origin?: WindowedCache,
   ) {
+    ensure(
+      kernels.backend !== 'webgpu',
+      'unsupported',
+      () =>
+        `cache ${method.spec}: the backend is webgpu; it runs on wasm, native and reference. Use one of those, or another cache.`,
+    );
     this.kernels = kernels;
     this.shapes = shapes;
     this.method = method;
@@ -125,6 +135,7 @@ export class WindowedCache implements KvCache {
       });
     } catch (error) {
       this.release();
+      if (!origin) method.dispose();
       throw error;
     }
     this.family = origin?.family ?? { size: 0 };
@@ -156,8 +167,11 @@ export class WindowedCache implements KvCache {
     try {
       this.method.reserveScratch(n);
       this.reserveScratch(n);
+      const learns =
+        this.committed < this.method.warmup && this.committed + n >= this.method.warmup;
       for (const layer of this.layers) {
-        layer.coded.reserve(from, to);
+        // Learning quantizes everything from the first position on.
+        layer.coded.reserve(learns ? 0 : from, to);
         if (this.keepsExact(layer)) layer.exact.reserve(from, to);
       }
     } catch (error) {
@@ -204,9 +218,10 @@ export class WindowedCache implements KvCache {
     for (const pages of this.leftovers.splice(0)) pages.trim(0);
     this.undo = [];
     if (this.committed < this.method.warmup) return;
-    for (const { exact } of this.layers) {
-      if (this.method.window > 0) exact.dropBefore(this.paged(this.committed - this.method.window));
-      else exact.trim(0);
+    for (const layer of this.layers) {
+      layer.moments = noMoments;
+      if (this.method.window > 0) layer.exact.dropBefore(this.firstExact(this.committed));
+      else layer.exact.trim(0);
     }
   }
 
@@ -239,16 +254,17 @@ export class WindowedCache implements KvCache {
       this.layers.every(({ exact }) => exact.first <= this.paged(Math.max(0, length - window)));
     this.committed = isAfterLearning && hasWindow ? length : 0;
     if (this.committed === 0) {
-      for (const layer of this.layers) {
-        layer.moments.fill(0);
+      this.layers.forEach((layer, i) => {
+        layer.moments = this.emptyMoments(i);
         layer.isLearned = warmup === 0;
-      }
+      });
     }
     this.rollback();
     return this.committed;
   }
 
   fork(): WindowedCache {
+    ensure(!this.disposed, 'usage', () => 'cache: it was disposed. Fork before dispose.');
     ensure(this.pending === 0, 'usage', () => 'cache: a step is under way. Commit it, then fork.');
     return new WindowedCache(this.kernels, this.shapes, this.method, this);
   }
@@ -268,14 +284,20 @@ export class WindowedCache implements KvCache {
       sums.codebooks += sizeOf([...layer.codec.tensors, ...Object.values(layer.means)]);
     });
     const total = Object.values(sums).reduce((a, b) => a + b);
-    const own = this.scratch ? sizeOf(Object.values(this.scratch)) : 0;
-    return { ...sums, total, scratch: own + this.method.scratchBytes() };
+    let scratch = this.method.scratchBytes();
+    if (this.scratch) scratch += sizeOf(Object.values(this.scratch));
+    for (const { exact } of this.layers) {
+      scratch += exact.pageSizeBytes * Math.max(0, exact.pages.length - exactPages);
+    }
+    for (const pages of this.leftovers) scratch += pages.pageSizeBytes * pages.pages.length;
+    return { ...sums, total, scratch };
   }
 
   async save(): Promise<CacheState> {
     ensure(!this.disposed, 'usage', () => 'cache: it was disposed. Save before dispose.');
     ensure(this.pending === 0, 'usage', () => 'cache: a step is under way. Commit it, then save.');
     const { committed: length, kernels } = this;
+    const first = this.layers[0]?.exact.first ?? 0;
     const blocks = await Promise.all(
       this.layers.flatMap((layer) => [
         ...layer.coded.save(),
@@ -284,7 +306,6 @@ export class WindowedCache implements KvCache {
         new Uint8Array(layer.moments.slice().buffer),
       ]),
     );
-    const first = this.layers[0]?.exact.first ?? 0;
     return { length, numbers: { first }, blocks };
   }
 
@@ -297,17 +318,21 @@ export class WindowedCache implements KvCache {
     );
     const plan = this.expectState(state);
     try {
-      const blocks = [...state.blocks];
       for (const layer of this.layers) {
-        layer.coded.restore(blocks.splice(0, plan.coded));
-        layer.exact.restore(blocks.splice(0, plan.exact), state.numbers.first);
-        for (const t of fixedTensors(layer)) this.kernels.write(bytesOf(t), blocks.shift() ?? none);
-        layer.moments = new Float64Array((blocks.shift() ?? none).slice().buffer);
-        layer.isLearned = state.length >= this.method.warmup;
+        layer.coded.reserveFrom(0, plan.coded);
+        layer.exact.reserveFrom(state.numbers.first, plan.exact);
       }
     } catch (error) {
-      this.truncate(0);
+      this.rollback();
       throw error;
+    }
+    const blocks = [...state.blocks];
+    for (const layer of this.layers) {
+      layer.coded.fill(blocks.splice(0, plan.coded));
+      layer.exact.fill(blocks.splice(0, plan.exact));
+      for (const t of fixedTensors(layer)) this.kernels.write(bytesOf(t), blocks.shift() ?? none);
+      layer.moments = new Float64Array((blocks.shift() ?? none).slice().buffer);
+      layer.isLearned = state.length >= this.method.warmup;
     }
     this.committed = state.length;
   }
@@ -328,12 +353,26 @@ export class WindowedCache implements KvCache {
     return Math.max(0, position - this.method.sinks);
   }
 
+  /** Sums of queries, where there is something to learn from them. */
+  private emptyMoments(layer: number): Float64Array {
+    if (this.method.warmup === 0) return noMoments;
+    const { nKvHeads, headDimK } = this.shapes[layer];
+    return new Float64Array(nKvHeads * headDimK * headDimK);
+  }
+
+  /** First paged position that is kept exact at a length: the start of a page. */
+  private firstExact(length: number): number {
+    const { window, warmup } = this.method;
+    if (length < warmup || window === 0) return 0;
+    return Math.floor(this.paged(length - window) / windowPageLength) * windowPageLength;
+  }
+
   /** Pages of exact positions that a layer keeps at a length. */
   private exactPageCount(length: number): number {
     const { window, warmup } = this.method;
     const end = Math.ceil(this.paged(length) / windowPageLength);
     if (length < warmup) return end;
-    return window === 0 ? 0 : end - Math.floor(this.paged(length - window) / windowPageLength);
+    return window === 0 ? 0 : end - this.firstExact(length) / windowPageLength;
   }
 
   private keepsExact(layer: Layer): boolean {
@@ -560,7 +599,10 @@ export class WindowedCache implements KvCache {
       return made[made.length - 1];
     };
     try {
+      const codec = method.createCodec(i, origin !== undefined);
+      made.push(...codec.tensors);
       const layer: Layer = {
+        codec,
         means: {
           keys: alloc('f32', [nKvHeads * headDimK]),
           values: alloc('f32', [nKvHeads * headDimV]),
@@ -573,10 +615,9 @@ export class WindowedCache implements KvCache {
                 values: alloc('f16', [nKvHeads, method.sinks, headDimV]),
               }
             : undefined,
-        codec: method.createCodec(i),
         coded: origin?.coded.fork() ?? new LayerPages(kernels, method.layout(i)),
         exact: origin?.exact.fork() ?? this.exactPages(this.shapes[i]),
-        moments: origin?.moments.slice() ?? new Float64Array(nKvHeads * headDimK * headDimK),
+        moments: origin?.moments.slice() ?? this.emptyMoments(i),
         isLearned: origin?.isLearned ?? method.warmup === 0,
       };
       if (origin) {
@@ -641,32 +682,40 @@ export class WindowedCache implements KvCache {
         () =>
           `cache ${this.spec}: the saved state has ${found}; this cache takes ${allowed}. Restore what a cache of the same spec and model saved.`,
       );
-    const isWhole = (x: unknown) => Number.isSafeInteger(x) && (x as number) >= 0;
-    expectThat(isWhole(length), `length ${length}`, 'a whole number from 0');
-    const { first } = numbers;
-    const positions = this.paged(length);
     expectThat(
-      isWhole(first) && first % windowPageLength === 0 && first <= positions,
-      `first exact position ${first}`,
-      `a multiple of ${windowPageLength} up to ${positions}`,
+      Number.isSafeInteger(length) && length >= 0,
+      `length ${length}`,
+      'a whole number from 0',
     );
-    const pages = (to: number, size: number) => Math.ceil(to / size);
-    const hasExact = this.method.window > 0 || length < this.method.warmup;
+    const first = this.firstExact(length);
+    expectThat(
+      numbers.first === first,
+      `exact positions from ${numbers.first} on`,
+      `those from ${first} on at this length`,
+    );
+    const codedLength = this.layers[0]?.coded.pageLength ?? 1;
     const counts = {
-      coded: pages(positions, this.layers[0]?.coded.pageLength ?? 1),
-      exact: hasExact ? pages(positions - first, windowPageLength) : 0,
+      coded: Math.ceil(this.paged(length) / codedLength),
+      exact: this.exactPageCount(length),
     };
-    const sizes = this.layers.flatMap((layer) => [
+    const perLayer = counts.coded + counts.exact + 1;
+    const count = this.layers.reduce(
+      (sum, layer) => sum + perLayer + fixedTensors(layer).length,
+      0,
+    );
+    expectThat(
+      blocks.length === count,
+      `${blocks.length} blocks for ${length} positions`,
+      String(count),
+    );
+    const momentBytes = (i: number) =>
+      length < this.method.warmup ? this.emptyMoments(i).byteLength : 0;
+    const sizes = this.layers.flatMap((layer, i) => [
       ...Array<number>(counts.coded).fill(layer.coded.pageSizeBytes),
       ...Array<number>(counts.exact).fill(layer.exact.pageSizeBytes),
       ...fixedTensors(layer).map((t) => sizeOf([t])),
-      layer.moments.byteLength,
+      momentBytes(i),
     ]);
-    expectThat(
-      blocks.length === sizes.length,
-      `${blocks.length} blocks for ${length} positions`,
-      String(sizes.length),
-    );
     blocks.forEach((block, i) =>
       expectThat(block.length === sizes[i], `${block.length} bytes in block ${i}`, `${sizes[i]}`),
     );
@@ -693,6 +742,7 @@ type Asked = Pick<Segment, 'keyForm' | 'valueForm' | 'query' | 'queryScales'>;
 type Unasked = Omit<Segment, keyof Asked | 'scale'>;
 
 const none = new Uint8Array(0);
+const noMoments = new Float64Array(0);
 
 function partOf({ k, v }: Rows, from: number, count: number): Rows {
   return { k: rows(k, from, count), v: rows(v, from, count) };

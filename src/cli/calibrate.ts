@@ -41,11 +41,15 @@ function widths(text: string): number[] {
   throw new InvalidArgumentError('They must be multiples of 32 from 32 to 1024, such as 64,256.');
 }
 
+/** More would change a covariance little. */
+const statisticsTokens = 65_536;
+
 /** One temperature per head needs little text, and the fit is slow. */
 const temperatureCharacters = 8000;
 
 async function run(flags: CalibrateFlags): Promise<void> {
   const text = readText(flags.text);
+  const out = flags.out ?? besideModel(flags.model);
   const model = await loadFromFlags(flags, { adapter: false });
   try {
     const progress = progressLine('calibrating');
@@ -59,12 +63,12 @@ async function run(flags: CalibrateFlags): Promise<void> {
         onProgress: progress,
       },
     );
-    const statistics = await collectStatistics(model, model.tokenizer.encode(text), {
-      onProgress: progress,
-    });
-    const adapter = { ...temperatures, statistics };
     progress.done();
-    const out = flags.out ?? modelPath(flags.model).replace(/\.gguf$/, '') + '.adapter.json';
+    const collecting = progressLine('collecting');
+    const ids = model.tokenizer.encode(text).subarray(0, statisticsTokens);
+    const statistics = await collectStatistics(model, ids, { onProgress: collecting });
+    collecting.done();
+    const adapter = { ...temperatures, statistics };
     const json = formatAdapter(adapter);
     await writeFileAtomically(out, (sink) => sink.write(new TextEncoder().encode(json)));
     if (flags.json) return console.log(json);
@@ -77,6 +81,17 @@ async function run(flags: CalibrateFlags): Promise<void> {
   } finally {
     model.dispose();
   }
+}
+
+/** Where a model's adapter is found again. @throws KvError "usage" where nothing can be written */
+function besideModel(name: string): string {
+  if (/^(hf|https?|file):/.test(name)) {
+    throw new KvError(
+      'usage',
+      `calibrate: ${name} is not a path, so an adapter cannot be put beside it. Say where with --out.`,
+    );
+  }
+  return modelPath(name).replace(/(\.gguf|\/)$/, '') + '.adapter.json';
 }
 
 function readText(file: string): string {

@@ -187,16 +187,11 @@ async function printLongContext(model: Model): Promise<void> {
   console.log(
     `\nLonger: attention of one token over ${depth} positions, SmolLM2-135M shape (${shape.nLayers} layers), random keys:\n`,
   );
-  const rows = await attentionAtDepth(
-    model.kernels,
-    shape,
-    ['f16', 'h1b', 'bitplane:alloc=none,centre=none'],
-    depth,
-  );
+  const rows = await attentionAtDepth(model.kernels, shape, methods, depth);
   const f16 = rows[0];
   for (const { method, bytes, attendMs } of rows) {
     console.log(
-      `${(method.split(':')[0] ?? method).padEnd(12)}${formatBytes(bytes).padStart(10)}  ${attendMs.toFixed(2).padStart(7)} ms per token   ${(f16.bytes / bytes).toFixed(1)}x smaller, ${(f16.attendMs / attendMs).toFixed(1)}x faster`,
+      `${method.padEnd(12)}${formatBytes(bytes).padStart(10)}  ${attendMs.toFixed(2).padStart(7)} ms per token   ${(f16.bytes / bytes).toFixed(1)}x smaller, ${(f16.attendMs / attendMs).toFixed(1)}x faster`,
     );
   }
 }

@@ -45,7 +45,12 @@ export function addSamplingFlags(command: Command): Command {
     .option('--min-p <p>', 'keep tokens at least p as likely as the best', anyNumber, 0)
     .option('--repeat-penalty <r>', 'above 1 avoids recent tokens', anyNumber, 1)
     .option('--seed <n>', 'of the random choices', anyNumber, 0)
-    .option('--stop <text...>', 'end before any of these texts', []);
+    .option('--stop <text>', 'end before this text; may be repeated', collectTexts, []);
+}
+
+/** Parser for flags that may be repeated. */
+function collectTexts(text: string, all: readonly string[]): string[] {
+  return [...all, text];
 }
 
 export function define(command: Command): void {

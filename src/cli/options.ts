@@ -62,7 +62,7 @@ export function packageVersion(): string {
   return (JSON.parse(text) as { version: string }).version;
 }
 
-export const defaultModelFile = 'books-5m-q8_0.gguf';
+export const defaultModelFile = 'books-skills-5m-q8_0.gguf';
 
 export function modelPath(name: string): string {
   return name === 'default' ? join(packageRoot(), 'models', defaultModelFile) : name;

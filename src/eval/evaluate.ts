@@ -66,7 +66,7 @@ function checkHeeded(settings: EvalSettings, heeded: readonly string[]): void {
 /** Everything that the units of a run depend on, as JSON: two runs with the same may share them. */
 export async function runIdentity(
   tasks: readonly string[],
-  { model, texts, settings }: TaskContext,
+  { model, texts, shuffled, settings }: TaskContext,
 ): Promise<Record<string, unknown>> {
   const hashed = texts.map(async ({ name, text }) => ({ name, sha256: await sha256(text) }));
   return {
@@ -74,6 +74,7 @@ export async function runIdentity(
     adapter: model.adapter ? await sha256(JSON.stringify(model.adapter)) : 'none',
     tasks,
     texts: await Promise.all(hashed),
+    shuffled,
     ...settings,
   };
 }

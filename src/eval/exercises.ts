@@ -111,7 +111,18 @@ function questionOf(
   const taken = model.tokenizer.encode(code, { parseSpecial: true }).length;
   const fillers = length === undefined ? texts : prose.fill(random, length - taken, shares);
   const prompt = texts.map((text, i) => text || fillers[i]).join('');
+  if (length !== undefined) expectLength(model.tokenizer.encode(prompt).length, length);
   return { prompt, code, answer: final.text, judge };
+}
+
+/** @throws KvError "usage" where the prose gives no prompt of about this length: the row would be named wrongly */
+function expectLength(tokens: number, length: number): void {
+  ensure(
+    Math.abs(tokens - length) <= Math.max(64, length / 5),
+    'usage',
+    () =>
+      `eval: a prompt for --length ${length} has ${tokens} tokens; the paragraphs of the text are too long for it, or the exercise itself is. Give another --length, or a --text of shorter paragraphs.`,
+  );
 }
 
 async function answer(

@@ -34,8 +34,11 @@ export function openJournal(path: string, identity: Readonly<Record<string, unkn
   const key = (task: string, unit: number) => `${task} ${unit}`;
   const entries = new Map(
     rest.map((line, i) => {
-      const { task, unit, result } = parse<Entry>(line, () => damaged(path, i + 2));
-      return [key(task, unit), result];
+      const entry = parse<Partial<Entry> | null>(line, () => damaged(path, i + 2));
+      if (typeof entry?.task !== 'string' || typeof entry.unit !== 'number') {
+        throw damaged(path, i + 2);
+      }
+      return [key(entry.task, entry.unit), entry.result];
     }),
   );
   let begun = first !== undefined;

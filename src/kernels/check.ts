@@ -16,7 +16,7 @@ import { tensorSizeBytes, weightDTypes, type DType } from '../math/dtype.ts';
 
 export const maxSketchHeadDim = 512;
 /** Entries of a query table keep at least 6 bits; a key's projection fits a thread's stack. */
-const maxCodeGroups = 512;
+export const maxCodeGroups = 512;
 /** Keys of a block of codes. */
 const blockKeys = 32;
 

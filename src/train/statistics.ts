@@ -28,6 +28,11 @@ export async function collectStatistics(
     'usage',
     () => `calibrate: the text has ${ids.length} tokens; give at least 64, better 4,000 and more.`,
   );
+  ensure(
+    Number.isInteger(window) && window > 0,
+    'usage',
+    () => `calibrate: windows of ${window}; it must be a whole number above 0.`,
+  );
   const size = Math.min(window, model.contextLength);
   const sums = model.layers.map((shape) => new LayerSums(shape));
   for (let start = 0; start < ids.length; start += size) {
