@@ -2,7 +2,7 @@
  * Exact greedy text, as our own engine wrote it. A change of these ids is a change of results:
  * either a bug, or to be explained in the commit. To see what a model says now:
  *
- *     node dist/cli.js generate "should not part with any of" --cache f16 --max-tokens 24
+ *     node dist/cli.js generate "should not part with any of" --cache f16 --max-tokens 14
  *
  * and for the ids: `REGENERATE=1 npx vitest run test/golden.test.ts`.
  */
@@ -15,27 +15,26 @@ import type { Model } from '../src/model/model.ts';
 import { embeddedModel, inShared, packageRoot, say, skipBecause } from './forged.ts';
 
 /**
- * The prompt is one where the two best tokens are never nearer than 0.09: kernels that round
+ * The prompt is one where the two best tokens are hardly ever near each other: kernels that round
  * differently move logits of this 8-bit model by 0.02.
  */
 const prompt = 'should not part with any of';
-const golden: Readonly<Record<'f16' | 'h1b', { text: string; ids: number[] }>> = {
+const golden: Readonly<Record<(typeof specs)[number], { text: string; ids: number[] }>> = {
   f16: {
-    text: ' the world.\n\n"I am sure you will be a little more comfortable than I am," said Mr. M',
-    ids: [
-      262, 920, 46, 10, 10, 34, 73, 518, 839, 321, 504, 297, 258, 517, 499, 3217, 547, 305, 518,
-      392, 385, 439, 46, 350,
-    ],
+    text: ' the other.\n\n"I have been a little, and I',
+    ids: [262, 555, 46, 10, 10, 34, 73, 383, 474, 258, 517, 44, 283, 305],
   },
   h1b: {
-    text: ' the world.\n\n\nI have been in the least of the world, and I have not to be\nf',
-    ids: [
-      262, 920, 46, 10, 10, 10, 73, 383, 474, 292, 262, 1248, 281, 262, 920, 44, 283, 305, 383, 339,
-      279, 297, 10, 102,
-    ],
+    text: ' the other.\n\n"I have been a little more than a',
+    ids: [262, 555, 46, 10, 10, 34, 73, 383, 474, 258, 517, 499, 547, 258],
+  },
+  'bitplane:window=0,sinks=0': {
+    text: ' the other.\n\n"I am not at all, but I',
+    ids: [262, 555, 46, 10, 10, 34, 73, 518, 339, 359, 375, 44, 395, 305],
   },
 };
-const specs = ['f16', 'h1b'] as const;
+const specs = ['f16', 'h1b', 'bitplane:window=0,sinks=0'] as const;
+const length = 14;
 
 const storiesPath = inShared('models/stories260K-f32.gguf');
 const storiesPrompt = 'Once upon a time, there was a';
@@ -69,7 +68,7 @@ describe.each([1, 2])('the embedded model, WebAssembly, %i threads', (threads) =
   afterAll(() => model.dispose());
 
   test.each(specs)('%s', async (spec) => {
-    const found = await continued(model, spec, prompt, 24);
+    const found = await continued(model, spec, prompt, length);
     if (process.env.REGENERATE) say(`${spec}: ${JSON.stringify(found)}`);
     expect(found).toEqual(golden[spec]);
   });

@@ -5,13 +5,14 @@ import argparse
 import json
 import math
 
-WIDTH, HEIGHT, LEFT, BOTTOM, TOP, RIGHT = 760, 360, 50, 40, 20, 150
+WIDTH, HEIGHT, LEFT, BOTTOM, TOP, RIGHT = 800, 360, 50, 40, 20, 190
 COLOURS = ["#1b6ca8", "#c0392b", "#27864a", "#8e44ad", "#b9770e", "#117a65", "#7f8c8d", "#a93280",
            "#2e4053", "#6e7b12", "#d4ac0d", "#000000"]  # fmt: skip
 
 
-def smooth(values, weight=0.85):
-    """Exponential mean, as what a noisy log means; gaps are kept."""
+def smooth(values):
+    """Exponential mean over a thirtieth of the log, as what a noisy log means; gaps are kept."""
+    weight = max(0.0, 1 - 30 / len(values))
     out, mean = [], None
     for value in values:
         if value is not None:
@@ -33,7 +34,7 @@ def main():
     top = max(row["prose"] for row in rows)
     x = lambda tokens: LEFT + (WIDTH - LEFT - RIGHT) * tokens / end
     y = lambda share: TOP + (HEIGHT - TOP - BOTTOM) * (1 - share)
-    lines = [("prose loss, nats", [row["prose"] / top for row in rows], 2.5)]
+    lines = [("prose loss", [row["prose"] / top for row in rows], 2.5)]
     lines += [(name, [row["skills"].get(name) for row in rows], 1.2) for name in names]
     out = [
         f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {HEIGHT}" '
@@ -52,7 +53,7 @@ def main():
         points = [(x(row["tokens"]), y(v)) for row, v in zip(rows, smooth(values)) if v is not None]
         path = "L".join(f"{a:.1f} {b:.1f}" for a, b in points)
         out.append(f'<path d="M{path}" fill="none" stroke="{colour}" stroke-width="{width}"/>')
-        label = f"{name} (100 % = {top:.1f})" if width > 2 else name
+        label = f"{name} (100 % = {top:.1f} nats)" if width > 2 else name
         ends.append([points[-1][1], label, colour])
     last = 0
     for at, label, colour in sorted(ends):
