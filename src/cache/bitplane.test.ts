@@ -85,8 +85,8 @@ describe('settings', () => {
   const create = (spec: string) => createCache(spec, shapes, new ReferenceKernels());
 
   it('are written in full, and read again', async () => {
-    const { spec } = await create('bitplane:k=2');
-    expect(spec).toContain('k=2,v=2,window=128,sinks=4');
+    const { spec } = await create('bitplane:v=2');
+    expect(spec).toContain('k=2,v=2,window=64,sinks=4');
     expect((await create(spec)).spec).toBe(spec);
   });
   it('may differ by layer, and take more bytes there', async () => {

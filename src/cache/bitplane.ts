@@ -40,8 +40,8 @@ const sampleLength = 256;
  * rotation. One f16 scale per key makes its score unbiased. Values less their mean get `v` bits,
  * clipped where that helps. The newest `window` positions and the first `sinks` stay f16.
  *
- * Settings: `k` bits per key channel on average (0.5 to 4, default 1.5), `v` bits per value (2, 3, 4,
- * default 2), `window` (default 128), `sinks` (default 4), `alloc` (auto, none), `centre` (static,
+ * Settings: `k` bits per key channel on average (0.5 to 4, default 2), `v` bits per value (2, 3, 4,
+ * default 2), `window` (default 64), `sinks` (default 4), `alloc` (auto, none), `centre` (static,
  * none), `source` of means and allocation (the adapter where it has them, else the first positions),
  * `scale` of keys (least-squares, or unbiased, the default with `alloc=none`), `seed` of the rotation.
  * Layers may have `k` and `v` of their own: `bitplane:k=1.5,v=2@0-1:k=3,v=4@-1:k=3`.
@@ -50,7 +50,7 @@ export const create: CacheMethod['create'] = (spec, shapes, kernels, adapter) =>
   const names = ['k', 'v', 'window', 'sinks', 'alloc', 'centre', 'source', 'scale', 'seed'];
   expectSettings(spec, names, ['k', 'v']);
   const bitsOf = shapes.map((_, layer) => readBits(specOfLayer(spec, layer, shapes.length)));
-  const window = wholeSetting(spec, 'window', 128, { min: 0, max: 65536 });
+  const window = wholeSetting(spec, 'window', 64, { min: 0, max: 65536 });
   const sinks = wholeSetting(spec, 'sinks', 4, { min: 0, max: 128 });
   const seed = wholeSetting(spec, 'seed', 0, { min: 0, max: 65535 });
   const alloc = choiceSetting(spec, 'alloc', 'auto', ['auto', 'none']);
@@ -145,7 +145,7 @@ export const create: CacheMethod['create'] = (spec, shapes, kernels, adapter) =>
 
 function readBits(spec: CacheSpec): { keys: number; values: AffineBits } {
   return {
-    keys: numberSetting(spec, 'k', 1.5, { min: 0.5, max: 4 }),
+    keys: numberSetting(spec, 'k', 2, { min: 0.5, max: 4 }),
     values: choiceSetting<AffineBits>(spec, 'v', 2, [2, 3, 4]),
   };
 }

@@ -30,8 +30,8 @@ export const cacheMethods: Readonly<Record<string, CacheRow>> = {
     load: () => import('./bitplane.ts'),
   },
   'bitplane-small': {
-    summary: 'ours with the fewest bytes: 1 bit per key channel, 2 per value, a short window',
-    preset: 'k=1,v=2,window=64',
+    summary: 'ours with the fewest bytes: 1 bit per key channel, 2 per value',
+    preset: 'k=1',
     load: () => import('./bitplane.ts'),
   },
   q8_0: {

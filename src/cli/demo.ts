@@ -41,7 +41,7 @@ const methods = ['f16', 'bitplane', 'h1b'] as const;
 const intro = (model: Model) => `\
 A language model keeps keys and values of every token it has read: the KV cache. Here the same model
 (${model.name}, ${formatBytes(model.weightBytes)} of weights) continues the same text twice, once with
-the cache in 16 bits, once with ours, bitplane: 1.5 bits per key channel, 2 bits per value.
+the cache in 16 bits, once with ours, bitplane: 2 bits per key channel and per value, 64 newest tokens exact.
 ${model.kernels.description}
 
 The prompt:
