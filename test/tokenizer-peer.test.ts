@@ -19,8 +19,14 @@ interface PeerModel {
   dispose(): Promise<void>;
 }
 
-const inShared = (path: string) => fileURLToPath(new URL(`../../shared/${path}`, import.meta.url));
+/** Files of this repository are named from its root, those of the development data from theirs. */
+const inShared = (path: string) => {
+  const own = fileURLToPath(new URL(`../${path}`, import.meta.url));
+  return existsSync(own) ? own : fileURLToPath(new URL(`../../shared/${path}`, import.meta.url));
+};
 const peerUrl = new URL('../.peer/node_modules/node-llama-cpp/dist/index.js', import.meta.url);
+
+const embedded = 'models/books-skills-5m-q8_0.gguf';
 
 const noVocabulary = 'its vocabulary is not in ../shared';
 const noPeer = 'node-llama-cpp is not in .peer; run npm run peer:install';
@@ -171,7 +177,7 @@ describe('node-llama-cpp on the same vocabulary', () => {
     llama = await peer.getLlama(options);
   });
 
-  it.for(Object.keys(golden))('%s', async (file, { skip }) => {
+  it.for([...Object.keys(golden), embedded])('%s', async (file, { skip }) => {
     const path = inShared(file);
     if (!llama) return skipBecause(skip, file, noPeer);
     if (!existsSync(path)) skipBecause(skip, file, noVocabulary);

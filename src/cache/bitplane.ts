@@ -155,8 +155,8 @@ interface KeyCoder {
   readonly nibbles: number;
   /** what it holds for this layer alone */
   readonly tensors: readonly Tensor[];
-  /** Valid until the next call on any layer. */
-  codec(): Codec;
+  /** Valid until the next call on any layer, and for this use alone. */
+  codec(use: 'store' | 'read'): Codec;
   /** Fits it to the layer. @param statistics second moments of keys as they will be coded, and of queries */
   fit(statistics: Pick<LayerStatistics, 'keys' | 'queries'>): void;
 }
@@ -208,7 +208,7 @@ class BitplaneCodec implements LayerCodec {
 
   store(page: Page, slot: number, k: Tensor, v: Tensor): void {
     if (!page.valueParams) throw new KvError('shape', 'bitplane: the page has no valueParams.');
-    this.kernels.storeCodes(k, this.keys.codec(), page.keys, page.keyScales, slot);
+    this.kernels.storeCodes(k, this.keys.codec('store'), page.keys, page.keyScales, slot);
     const clip = { clip: true };
     this.kernels.storeAffine(v, page.values, page.valueParams, this.valueBits, slot, clip);
   }
@@ -219,7 +219,7 @@ class BitplaneCodec implements LayerCodec {
       this.shape.nHeads,
       this.keys.nibbles,
     );
-    this.kernels.queryTables(q, this.keys.codec(), tables, scales);
+    this.kernels.queryTables(q, this.keys.codec('read'), tables, scales);
     return {
       keyForm: 'codes',
       valueForm: `affine${this.valueBits}`,
@@ -260,15 +260,18 @@ class AllocatedKeys implements KeyCoder {
     return Object.values(this.held);
   }
 
-  codec(): Codec {
+  codec(use: 'store' | 'read'): Codec {
     const { nKvHeads, headDimK } = this.shape;
     const { project, queryProject, levels, rows } = this.held;
     const places = this.kernels.view(this.held.places).slice() as Int32Array;
     const matrix = [nKvHeads, 4 * this.nibbles, headDimK];
     const all = Int32Array.from({ length: nKvHeads * this.nibbles }, (_, group) => group);
+    // Storing reads the one matrix, asking the other.
+    const used = use === 'store' ? project : queryProject;
+    const expanded = this.scratch.expand('project', used, places, matrix);
     return {
-      project: this.scratch.expand('project', project, places, matrix),
-      queryProject: this.scratch.expand('queryProject', queryProject, places, matrix),
+      project: expanded,
+      queryProject: expanded,
       levels: this.scratch.expand('levels', levels, all, [nKvHeads, this.nibbles, 16, 4]),
       rows,
       rule: this.rule,

@@ -6,8 +6,7 @@ import { allocTensors } from './constants.ts';
 
 /** Room that one step needs, reused by every layer: tables of its queries, and a codec in f32. */
 export class CodeScratch {
-  private held:
-    Record<'tables' | 'scales' | 'project' | 'queryProject' | 'levels', Tensor> | undefined;
+  private held: Record<'tables' | 'scales' | 'project' | 'levels', Tensor> | undefined;
   private queries = 0;
   private readonly most: { heads: number; kvHeads: number; width: number };
 
@@ -34,14 +33,13 @@ export class CodeScratch {
     const { nibbles } = this;
     this.dispose();
     const zeros = (dtype: 'u8' | 'f32', ...sizes: number[]) => ({ dtype, shape: sizes });
-    const [tables, scales, project, queryProject, levels] = allocTensors(this.kernels, [
+    const [tables, scales, project, levels] = allocTensors(this.kernels, [
       zeros('u8', heads, n, nibbles, 2, 16),
       zeros('f32', heads, n),
       zeros('f32', kvHeads, 4 * nibbles, width),
-      zeros('f32', kvHeads, 4 * nibbles, width),
       zeros('f32', kvHeads, nibbles, 16, 4),
     ]);
-    this.held = { tables, scales, project, queryProject, levels };
+    this.held = { tables, scales, project, levels };
     this.queries = n;
   }
 
@@ -59,7 +57,7 @@ export class CodeScratch {
    * @param shape of what comes out, rows.length times columns elements
    */
   expand(
-    part: 'project' | 'queryProject' | 'levels',
+    part: 'project' | 'levels',
     table: Tensor,
     rows: Int32Array,
     shape: readonly number[],
