@@ -28,12 +28,12 @@ const golden: Readonly<Record<(typeof specs)[number], { text: string; ids: numbe
     text: ' the other.\n\n"I have been a little more than a',
     ids: [262, 555, 46, 10, 10, 34, 73, 383, 474, 258, 517, 499, 547, 258],
   },
-  'bitplane:window=0,sinks=0': {
-    text: ' the other.\n\n"I am not at all, but I',
-    ids: [262, 555, 46, 10, 10, 34, 73, 518, 339, 359, 375, 44, 395, 305],
+  'bitplane:k=2,v=2,window=0,sinks=0': {
+    text: ' the other.\n\n"I am not at the very day,',
+    ids: [262, 555, 46, 10, 10, 34, 73, 518, 339, 359, 262, 454, 683, 44],
   },
 };
-const specs = ['f16', 'h1b', 'bitplane:window=0,sinks=0'] as const;
+const specs = ['f16', 'h1b', 'bitplane:k=2,v=2,window=0,sinks=0'] as const;
 const length = 14;
 
 const storiesPath = inShared('models/stories260K-f32.gguf');
