@@ -177,7 +177,8 @@ async function read(model: Model, method: string, text: string, ids: Int32Array)
     answer += piece.text;
   }
   session.dispose();
-  return { agreement, bytes, answer: answer.trim() };
+  const said = answer.trim();
+  return { agreement, bytes, answer: said.length > 9 ? `${said.slice(0, 8)}…` : said };
 }
 
 /** What the cache costs where it is long: one layer's attention, measured, for a known model shape. */
