@@ -9,6 +9,7 @@ import { blockOf, blocksOf, DecodedBlocks } from './decoded-blocks.ts';
 import { DecodedLayout, sum, type Kind, type Pair } from './decoded-layout.ts';
 import { blockLength, type DecodedMethod, type Rows, type StateView } from './decoded-method.ts';
 import { fromF16 } from './halves.ts';
+import { expectBegin } from './step.ts';
 
 /**
  * A cache that keeps positions in a method's own format and decodes them to f32 before attention:
@@ -76,17 +77,7 @@ export class DecodedCache implements KvCache {
   }
 
   begin(n: number): void {
-    ensure(!this.disposed, 'usage', () => 'cache: it was disposed. Create a new one.');
-    ensure(
-      this.pending === 0,
-      'usage',
-      () => 'cache: a step is under way. Commit it or roll back.',
-    );
-    ensure(
-      Number.isInteger(n) && n > 0,
-      'usage',
-      () => `cache: a step of ${n} positions; it must be a whole number above 0.`,
-    );
+    expectBegin(this.disposed, this.pending, n);
     const [from, to] = [this.committed, this.committed + n];
     const { compressed } = this.blocks.heldAt(to);
     const exact = this.blocks.exactDuring(from, to);

@@ -3,6 +3,7 @@ import type { Kernels, Page, Segment, Tensor } from '../kernels/kernels.ts';
 import { rows } from '../kernels/tensor.ts';
 import type { CacheBytes, CacheState, KvCache, LayerShape } from './cache.ts';
 import { LayerPages, pageBytes, pageLength, type PageLayout } from './pages.ts';
+import { expectBegin } from './step.ts';
 
 /** What a method that keeps every position in one form adds to `PagedCache`. */
 export interface PagedMethod {
@@ -66,17 +67,7 @@ export class PagedCache implements KvCache {
   }
 
   begin(n: number): void {
-    ensure(!this.disposed, 'usage', () => 'cache: it was disposed. Create a new one.');
-    ensure(
-      this.pending === 0,
-      'usage',
-      () => 'cache: a step is under way. Commit it or roll back.',
-    );
-    ensure(
-      Number.isInteger(n) && n > 0,
-      'usage',
-      () => `cache: a step of ${n} positions; it must be a whole number above 0.`,
-    );
+    expectBegin(this.disposed, this.pending, n);
     try {
       this.method.reserveScratch(n);
       for (const pages of this.layers) pages.reserve(this.committed, this.committed + n);

@@ -6,6 +6,7 @@ import type { CacheBytes, CacheState, KvCache, LayerShape } from './cache.ts';
 import { allocTensors } from './constants.ts';
 import { addMoments } from './moments.ts';
 import { LayerPages, pageBytes, type PageLayout } from './pages.ts';
+import { expectBegin } from './step.ts';
 
 /** Positions in a page of exact entries: few, as a window holds few and pages are held whole. */
 export const windowPageLength = 32;
@@ -152,17 +153,7 @@ export class WindowedCache implements KvCache {
   }
 
   begin(n: number): void {
-    ensure(!this.disposed, 'usage', () => 'cache: it was disposed. Create a new one.');
-    ensure(
-      this.pending === 0,
-      'usage',
-      () => 'cache: a step is under way. Commit it or roll back.',
-    );
-    ensure(
-      Number.isInteger(n) && n > 0,
-      'usage',
-      () => `cache: a step of ${n} positions; it must be a whole number above 0.`,
-    );
+    expectBegin(this.disposed, this.pending, n);
     const [from, to] = [this.committed, this.committed + n].map((at) => this.paged(at));
     try {
       this.method.reserveScratch(n);

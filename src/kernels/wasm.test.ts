@@ -31,7 +31,9 @@ const builds: Record<string, WasmOptions> = {
 
 for (const [name, options] of Object.entries(builds)) {
   if (options.relaxed && !hasRelaxedSimd()) {
-    it.skip(`${name} (this engine has no relaxed SIMD: Node 22 and later have)`, () => undefined);
+    const reason = 'this engine has no relaxed SIMD: Node 22 and later have';
+    process.stderr.write(`skipped: kernels of ${name}: ${reason}\n`);
+    it.skip(`${name} (${reason})`, () => undefined);
   } else {
     describeKernels(name, () => createWasmKernels(options));
     describeCodes(name, () => createWasmKernels(options));
