@@ -20,13 +20,8 @@ import {
   wholeSetting,
   type CacheSpec,
 } from './spec.ts';
-import {
-  WindowedCache,
-  type LayerCodec,
-  type Means,
-  type Sample,
-  type WindowedMethod,
-} from './windowed.ts';
+import type { LayerCodec, Means, Sample, WindowedMethod } from './windowed-method.ts';
+import { WindowedCache } from './windowed.ts';
 
 /** Positions that a cache learns from: enough for a covariance of 128 channels, gone soon. */
 const sampleLength = 256;

@@ -1,9 +1,9 @@
-import { KvError } from '../errors/errors.ts';
 import type { Kernels } from '../kernels/kernels.ts';
 import { BlockList, emptyRange, rangeSize, type Range } from './blocks.ts';
 import type { CacheState } from './cache.ts';
 import { sum, type DecodedLayout } from './decoded-layout.ts';
 import { blockLength, type DecodedMethod } from './decoded-method.ts';
+import type { StateLayout } from './saved-state.ts';
 
 /** Which blocks a `DecodedCache` holds at which length, and the blocks. */
 export class DecodedBlocks {
@@ -83,36 +83,23 @@ export class DecodedBlocks {
     return hasExact && (version === undefined || version === state?.version(now));
   }
 
-  /** All blocks of a cache of this length, copied. */
-  save(length: number): Promise<Uint8Array[]> {
-    // All reads are enqueued before the first is waited for: a later step cannot get in between.
-    return Promise.all(this.placesAt(length).map(({ list, index }) => list.save(index)));
+  /** What a cache of this length saves. */
+  stateLayout(length: number): StateLayout {
+    return {
+      numbers: {},
+      blockCount: sum(Object.values(this.heldAt(length)).map(rangeSize)),
+      blockSizes: () => this.placesAt(length).map(({ list, index }) => list.sizeOf(index)),
+    };
   }
 
-  /** @throws KvError "format" if the state is not one of this method, "memory"; `keep` drops what was added */
-  restore({ length, numbers, blocks }: CacheState): void {
-    const misfit = (found: string, allowed: string) =>
-      new KvError(
-        'format',
-        `cache ${this.method.spec}: the saved state has ${found}; this cache takes ${allowed}. Restore what a cache of the same spec and model saved.`,
-      );
-    if (!(Number.isSafeInteger(length) && length >= 0)) {
-      throw misfit(`length ${length}`, 'a whole number from 0');
-    }
-    const [number] = Object.keys(numbers);
-    if (number !== undefined) throw misfit(`a number "${number}"`, 'none');
-    const count = sum(Object.values(this.heldAt(length)).map(rangeSize));
-    if (blocks.length !== count) {
-      throw misfit(`${blocks.length} blocks for ${length} positions`, `${count}`);
-    }
-    const places = this.placesAt(length);
-    places.forEach(({ list, index }, i) => {
-      const wanted = list.sizeOf(index);
-      if (blocks[i].length !== wanted) {
-        throw misfit(`${blocks[i].length} bytes in block ${i}`, `${wanted}`);
-      }
-    });
-    places.forEach(({ list, index }, i) => list.restore(index, blocks[i]));
+  /** All blocks of a cache of this length, copied. */
+  read(length: number): Promise<Uint8Array>[] {
+    return this.placesAt(length).map(({ list, index }) => list.save(index));
+  }
+
+  /** @throws KvError "memory"; `keep` drops what was added */
+  fill({ length, blocks }: CacheState): void {
+    this.placesAt(length).forEach(({ list, index }, i) => list.restore(index, blocks[i]));
   }
 
   /** All blocks of a cache of this length, in the order in which they are saved. */

@@ -65,6 +65,23 @@ export class LayerPages {
   }
 
   /**
+   * Cuts the positions `from .. from + n - 1` along the pages.
+   * @param visit gets a page, the slot where its part begins, and which of the n positions go there
+   */
+  cut(
+    from: number,
+    n: number,
+    visit: (page: Page, slot: number, first: number, count: number) => void,
+  ): void {
+    for (let done = 0; done < n;) {
+      const slot = (from + done) % this.pageLength;
+      const count = Math.min(this.pageLength - slot, n - done);
+      visit(this.pageOf(from + done), slot, done, count);
+      done += count;
+    }
+  }
+
+  /**
    * Makes positions `from .. to - 1` writable: pages that hold them become ours alone, and pages are
    * added up to `to`.
    * @throws KvError "memory"; pages added so far stay and are dropped by `trim`
@@ -117,21 +134,12 @@ export class LayerPages {
   }
 
   /**
-   * Makes pages of what `save` gave; there must be none so far.
+   * Pages for the positions `first .. end - 1`, the first of them in slot 0; there must be none so far.
    * @throws KvError "memory"; pages added so far stay and are dropped by `trim`
    */
-  restore(blocks: readonly Uint8Array[]): void {
-    this.reserveFrom(0, blocks.length);
-    this.fill(blocks);
-  }
-
-  /**
-   * As many pages from a position on as `fill` will need; there must be none so far.
-   * @throws KvError "memory"; pages added so far stay and are dropped by `trim`
-   */
-  reserveFrom(first: number, count: number): void {
+  reserveFrom(first: number, end: number): void {
     this.dropped = first / this.pageLength;
-    this.reserve(first, first + count * this.pageLength);
+    this.reserve(first, end);
   }
 
   /** Overwrites all pages held with what `save` gave. */
