@@ -1,9 +1,8 @@
 import type { Kernels } from '../kernels/kernels.ts';
-import { BlockList, emptyRange, rangeSize, type Range } from './blocks.ts';
-import type { CacheState } from './cache.ts';
+import { BlockList, emptyRange, type Range } from './blocks.ts';
 import { sum, type DecodedLayout } from './decoded-layout.ts';
 import { blockLength, type DecodedMethod } from './decoded-method.ts';
-import type { StateLayout } from './saved-state.ts';
+import type { Place } from './saved-state.ts';
 
 /** Which blocks a `DecodedCache` holds at which length, and the blocks. */
 export class DecodedBlocks {
@@ -83,35 +82,23 @@ export class DecodedBlocks {
     return hasExact && (version === undefined || version === state?.version(now));
   }
 
-  /** What a cache of this length saves. */
-  stateLayout(length: number): StateLayout {
-    return {
-      numbers: {},
-      blockCount: sum(Object.values(this.heldAt(length)).map(rangeSize)),
-      blockSizes: () => this.placesAt(length).map(({ list, index }) => list.sizeOf(index)),
-    };
-  }
-
-  /** All blocks of a cache of this length, copied. */
-  read(length: number): Promise<Uint8Array>[] {
-    return this.placesAt(length).map(({ list, index }) => list.save(index));
-  }
-
-  /** @throws KvError "memory"; `keep` drops what was added */
-  fill({ length, blocks }: CacheState): void {
-    this.placesAt(length).forEach(({ list, index }, i) => list.restore(index, blocks[i]));
-  }
-
-  /** All blocks of a cache of this length, in the order in which they are saved. */
-  private placesAt(length: number): { list: BlockList; index: number }[] {
-    const { compressed, exact, state } = this.heldAt(length);
-    const places = (list: BlockList, { first, end }: Range) =>
-      Array.from({ length: end - first }, (_, i) => ({ list, index: first + i }));
-    return [
-      ...places(this.compressed, compressed),
-      ...places(this.exact, exact),
-      ...places(this.states, state),
+  /** All blocks of a cache of this length; one that is written is held from then on. */
+  *places(length: number): Generator<Place> {
+    const held = this.heldAt(length);
+    const lists = [
+      { list: this.compressed, range: held.compressed },
+      { list: this.exact, range: held.exact },
+      { list: this.states, range: held.state },
     ];
+    for (const { list, range } of lists) {
+      for (let index = range.first; index < range.end; index++) {
+        yield {
+          sizeBytes: list.sizeOf(index),
+          read: () => list.save(index),
+          write: (block) => list.restore(index, block),
+        };
+      }
+    }
   }
 }
 

@@ -3,13 +3,13 @@ import type { KernelBuffer, Kernels, Page, Segment, Tensor } from '../kernels/ke
 import { rows } from '../kernels/tensor.ts';
 import { f32ToF16 } from '../math/f16.ts';
 import { rangeSize, type Range } from './blocks.ts';
-import type { CacheBytes, CacheState, LayerShape } from './cache.ts';
+import type { CacheBytes, LayerShape } from './cache.ts';
 import { allocConstants, perHead } from './constants.ts';
 import { blockOf, blocksOf, DecodedBlocks } from './decoded-blocks.ts';
 import { DecodedLayout, sum, type Kind, type Pair } from './decoded-layout.ts';
 import { blockLength, type DecodedMethod, type Rows, type StateView } from './decoded-method.ts';
 import { fromF16 } from './halves.ts';
-import type { StateLayout } from './saved-state.ts';
+import type { Place } from './saved-state.ts';
 import { expectVisibleMemory, SteppedCache } from './stepped.ts';
 
 /**
@@ -24,9 +24,6 @@ import { expectVisibleMemory, SteppedCache } from './stepped.ts';
  * Formats are written and read in TypeScript through `Kernels.view`, so this needs a CPU backend.
  */
 export class DecodedCache extends SteppedCache {
-  private readonly kernels: Kernels;
-  private readonly shapes: readonly LayerShape[];
-  private readonly method: DecodedMethod;
   private readonly layout: DecodedLayout;
   private readonly blocks: DecodedBlocks;
   private readonly shared: {
@@ -38,16 +35,13 @@ export class DecodedCache extends SteppedCache {
 
   /** @throws KvError "unsupported" if the backend's memory cannot be seen from here */
   constructor(
-    kernels: Kernels,
-    shapes: readonly LayerShape[],
-    method: DecodedMethod,
+    private readonly kernels: Kernels,
+    private readonly shapes: readonly LayerShape[],
+    private readonly method: DecodedMethod,
     origin?: DecodedCache,
   ) {
     expectVisibleMemory(kernels, method.spec);
     super(shapes.length, origin);
-    this.kernels = kernels;
-    this.shapes = shapes;
-    this.method = method;
     this.layout = origin?.layout ?? new DecodedLayout(kernels, shapes, method);
     this.blocks = new DecodedBlocks(kernels, method, this.layout, origin?.blocks);
     const factors = shapes.map(({ nHeads, scale }) => perHead(Array<number>(nHeads).fill(scale)));
@@ -96,10 +90,6 @@ export class DecodedCache extends SteppedCache {
     });
   }
 
-  protected override settle(): void {
-    this.blocks.keep(this.committed);
-  }
-
   protected unwind(): void {
     this.blocks.keep(this.committed);
   }
@@ -131,16 +121,12 @@ export class DecodedCache extends SteppedCache {
     return { ...kinds, total, scratch };
   }
 
-  protected stateLayout(length: number): StateLayout {
-    return this.blocks.stateLayout(length);
+  protected places(length: number): Iterable<Place> {
+    return this.blocks.places(length);
   }
 
-  protected read(): Promise<Uint8Array>[] {
-    return this.blocks.read(this.committed);
-  }
-
-  protected fill(state: CacheState): void {
-    this.blocks.fill(state);
+  protected reserveSaved(): void {
+    // Blocks are made as they are written.
   }
 
   protected release(): void {

@@ -1,44 +1,10 @@
-import { KvError } from '../errors/errors.ts';
 import type { HostArray, Kernels, Page, Segment, Tensor } from '../kernels/kernels.ts';
 import { reshape, rows } from '../kernels/tensor.ts';
 import type { LayerShape } from './cache.ts';
 import { allocTensors } from './constants.ts';
 import { LayerPages } from './pages.ts';
-import { partOf, type Rows, type WindowSettings } from './windowed-method.ts';
-
-/** Positions in a page of exact entries: few, as a window holds few and pages are held whole. */
-const exactPageLength = 32;
-
-/** Which positions are held where, at which length; the same for every layer. */
-export class WindowLaw {
-  readonly window: number;
-  readonly sinks: number;
-  readonly warmup: number;
-
-  constructor({ window, sinks, warmup }: WindowSettings) {
-    this.window = window;
-    this.sinks = sinks;
-    this.warmup = warmup;
-  }
-
-  /** Position -> position among those behind the sinks, which lie in pages. */
-  paged(position: number): number {
-    return Math.max(0, position - this.sinks);
-  }
-
-  /** First paged position that is kept exact at a length: the start of a page. */
-  firstExact(length: number): number {
-    if (length < this.warmup || this.window === 0) return 0;
-    return Math.floor(this.paged(length - this.window) / exactPageLength) * exactPageLength;
-  }
-
-  /** Pages of exact positions that a layer keeps at a length. */
-  exactPages(length: number): number {
-    if (length >= this.warmup && this.window === 0) return 0;
-    const end = Math.ceil(this.paged(length) / exactPageLength);
-    return end - this.firstExact(length) / exactPageLength;
-  }
-}
+import { exactPageLength, type WindowLaw } from './window-law.ts';
+import { partOf, type Rows } from './windowed-method.ts';
 
 /** The tensors that hold the sinks. */
 export function sinkLayout({ nKvHeads, headDimK, headDimV }: LayerShape, { sinks }: WindowLaw) {
@@ -52,9 +18,6 @@ export function sinkLayout({ nKvHeads, headDimK, headDimV }: LayerShape, { sinks
  * query may still see. All can be written anew in one step, which can be taken back.
  */
 export class ExactPositions {
-  private readonly kernels: Kernels;
-  private readonly shape: LayerShape;
-  private readonly law: WindowLaw;
   private readonly sinks: Page | undefined;
   private held: LayerPages;
   /** what was there before this step wrote all anew */
@@ -63,15 +26,12 @@ export class ExactPositions {
 
   /** @param sinks tensors of `sinkLayout` */
   constructor(
-    kernels: Kernels,
-    shape: LayerShape,
-    law: WindowLaw,
+    private readonly kernels: Kernels,
+    private readonly shape: LayerShape,
+    private readonly law: WindowLaw,
     [keys, values]: readonly Tensor[],
     origin?: ExactPositions,
   ) {
-    this.kernels = kernels;
-    this.shape = shape;
-    this.law = law;
     this.sinks = law.sinks > 0 ? { keys, values } : undefined;
     this.held = origin?.held.fork() ?? this.noPages();
   }
@@ -107,20 +67,26 @@ export class ExactPositions {
       this.kernels,
       [headDimK, headDimV].map((d) => ({ dtype: 'f32', shape: [to, nKvHeads, d] })),
     );
-    for (let position = 0; position < to; position++) {
-      const isSink = position < this.law.sinks;
-      const page = isSink ? this.sinks : this.held.pageOf(this.law.paged(position));
-      if (!page) throw new KvError('usage', `cache: position ${position} is not exact any more.`);
+    const gather = (page: Page, slot: number, first: number, count: number) => {
       const slots = page.keys.shape[1];
-      const slot = isSink ? position : this.law.paged(position) % slots;
-      const ids = Int32Array.from({ length: nKvHeads }, (_, head) => head * slots + slot);
-      const gather = (from: Tensor, to: Tensor) => {
-        const target = reshape(rows(to, position, 1), [nKvHeads, -1]);
-        this.kernels.embed(reshape(from, [nKvHeads * slots, -1]), ids, target);
-      };
-      gather(page.keys, k);
-      gather(page.values, v);
-    }
+      const ids = Int32Array.from(
+        { length: count * nKvHeads },
+        (_, row) => (row % nKvHeads) * slots + slot + Math.floor(row / nKvHeads),
+      );
+      const copy = (from: Tensor, all: Tensor) =>
+        this.kernels.embed(
+          reshape(from, [nKvHeads * slots, -1]),
+          ids,
+          reshape(rows(all, first, count), [ids.length, -1]),
+        );
+      copy(page.keys, k);
+      copy(page.values, v);
+    };
+    const { sinks } = this.law;
+    if (this.sinks) gather(this.sinks, 0, 0, sinks);
+    this.held.cut(0, to - sinks, (page, slot, first, count) =>
+      gather(page, slot, sinks + first, count),
+    );
     return { k, v };
   }
 
@@ -188,7 +154,7 @@ export class ExactPositions {
     const { nKvHeads, headDimK, headDimV } = this.shape;
     const place = (d: number) => ({ dtype: 'f16', shape: [nKvHeads, exactPageLength, d] }) as const;
     const layout = { keys: place(headDimK), values: place(headDimV) };
-    return new LayerPages(this.kernels, layout, exactPageLength);
+    return new LayerPages(this.kernels, layout);
   }
 }
 

@@ -11,16 +11,12 @@ export function meansLayout({ nKvHeads, headDimK, headDimV }: LayerShape) {
 
 /** The means of one layer's keys and values, ready for use: what is added is negative. */
 export class LayerMeans {
-  private readonly kernels: Kernels;
-  private readonly shape: LayerShape;
-  private readonly tensors: readonly Tensor[];
-
   /** @param tensors of `meansLayout`: negative means of keys, of values, and means of values */
-  constructor(kernels: Kernels, shape: LayerShape, tensors: readonly Tensor[]) {
-    this.kernels = kernels;
-    this.shape = shape;
-    this.tensors = tensors;
-  }
+  constructor(
+    private readonly kernels: Kernels,
+    private readonly shape: LayerShape,
+    private readonly tensors: readonly Tensor[],
+  ) {}
 
   set(means: Means): void {
     const negative = (numbers: Float32Array) => numbers.map((x) => -x);

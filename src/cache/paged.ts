@@ -1,8 +1,8 @@
 import type { Kernels, Page, Segment, Tensor } from '../kernels/kernels.ts';
 import { rows } from '../kernels/tensor.ts';
-import type { CacheBytes, CacheState, LayerShape } from './cache.ts';
+import type { CacheBytes, LayerShape } from './cache.ts';
 import { LayerPages, pageBytes, pageLength, type PageLayout } from './pages.ts';
-import type { StateLayout } from './saved-state.ts';
+import type { Place } from './saved-state.ts';
 import { SteppedCache } from './stepped.ts';
 
 /** What a method that keeps every position in one form adds to `PagedCache`. */
@@ -30,21 +30,15 @@ export interface PagedMethod {
  * says how positions are written and read.
  */
 export class PagedCache extends SteppedCache {
-  private readonly kernels: Kernels;
-  private readonly shapes: readonly LayerShape[];
-  private readonly method: PagedMethod;
   private readonly layers: readonly LayerPages[];
 
   constructor(
-    kernels: Kernels,
-    shapes: readonly LayerShape[],
-    method: PagedMethod,
+    private readonly kernels: Kernels,
+    private readonly shapes: readonly LayerShape[],
+    private readonly method: PagedMethod,
     origin?: PagedCache,
   ) {
     super(shapes.length, origin);
-    this.kernels = kernels;
-    this.shapes = shapes;
-    this.method = method;
     this.layers = origin
       ? origin.layers.map((pages) => pages.fork())
       : shapes.map((shape) => new LayerPages(kernels, method.layout(shape)));
@@ -109,24 +103,12 @@ export class PagedCache extends SteppedCache {
     };
   }
 
-  protected stateLayout(length: number): StateLayout {
-    const perLayer = Math.ceil(length / pageLength);
-    return {
-      numbers: {},
-      blockCount: perLayer * this.layers.length,
-      blockSizes: () =>
-        this.layers.flatMap(({ pageSizeBytes }) => Array<number>(perLayer).fill(pageSizeBytes)),
-    };
+  protected *places(length: number): Generator<Place> {
+    for (const pages of this.layers) yield* pages.places(Math.ceil(length / pageLength));
   }
 
-  protected read(): Promise<Uint8Array>[] {
-    return this.layers.flatMap((pages) => pages.save());
-  }
-
-  protected fill({ length, blocks }: CacheState): void {
+  protected reserveSaved(length: number): void {
     for (const pages of this.layers) pages.reserve(0, length);
-    const perLayer = Math.ceil(length / pageLength);
-    this.layers.forEach((pages, i) => pages.fill(blocks.slice(i * perLayer, (i + 1) * perLayer)));
   }
 
   protected release(): void {

@@ -8,15 +8,13 @@ import type { Rows } from './windowed-method.ts';
 
 /** Room for one step's keys and values, which change on their way into a cache, and for a bias; layers share it. */
 export class StepRows {
-  private readonly kernels: Kernels;
-  private readonly shapes: readonly LayerShape[];
   private held: readonly Tensor[] = [];
   private capacity = 0;
 
-  constructor(kernels: Kernels, shapes: readonly LayerShape[]) {
-    this.kernels = kernels;
-    this.shapes = shapes;
-  }
+  constructor(
+    private readonly kernels: Kernels,
+    private readonly shapes: readonly LayerShape[],
+  ) {}
 
   get sizeBytes(): number {
     return this.held.reduce((sum, t) => sum + tensorSizeBytes(t.dtype, t.shape), 0);

@@ -1,7 +1,7 @@
 import { ensure, KvError } from '../errors/errors.ts';
 import type { Kernels, Tensor } from '../kernels/kernels.ts';
 import type { CacheBytes, CacheState, KvCache } from './cache.ts';
-import { expectState, type StateLayout } from './saved-state.ts';
+import { expectState, type Place } from './saved-state.ts';
 
 /**
  * The book-keeping of a cache: which calls are in turn, how many positions there are, who is left of
@@ -13,13 +13,14 @@ export abstract class SteppedCache implements KvCache {
   protected committed: number;
   /** positions of the step under way; 0: there is none */
   protected pending = 0;
-  private readonly layerCount: number;
   /** forks share what their method holds; the last one gives it back */
   private readonly family: { size: number };
   private disposed = false;
 
-  protected constructor(layerCount: number, origin: SteppedCache | undefined) {
-    this.layerCount = layerCount;
+  protected constructor(
+    private readonly layerCount: number,
+    origin: SteppedCache | undefined,
+  ) {
     this.committed = origin?.committed ?? 0;
     this.family = origin?.family ?? { size: 0 };
     this.family.size++;
@@ -29,20 +30,24 @@ export abstract class SteppedCache implements KvCache {
   protected abstract reserve(n: number): void;
   protected abstract store(layer: number, k: Tensor, v: Tensor): void;
   protected abstract answer(layer: number, q: Tensor, out: Tensor): void;
-  /** Drops what was held for the step that has just been committed. */
-  protected settle(): void {}
   /** Makes everything as it is at length `committed`. */
   protected abstract unwind(): void;
+  /** Drops what was held for the step that has just been committed. */
+  protected settle(): void {
+    this.unwind();
+  }
   /** The longest length <= `length` < `committed` whose past is all still there. */
   protected abstract recallable(length: number): number;
   protected abstract copy(): SteppedCache;
   abstract bytes(): CacheBytes;
-  /** What `read` gives, and `fill` takes, at a length. */
-  protected abstract stateLayout(length: number): StateLayout;
-  /** Enqueues copies of all blocks at once: a later step cannot get in between. */
-  protected abstract read(): Promise<Uint8Array>[];
-  /** Takes a state that `stateLayout` describes. @throws KvError "memory" */
-  protected abstract fill(state: CacheState): void;
+  /** What is saved at a length, block by block; written to after `reserveSaved`. */
+  protected abstract places(length: number): Iterable<Place>;
+  /** Makes an empty cache one of this length, its contents to be written. @throws KvError "memory" */
+  protected abstract reserveSaved(length: number): void;
+  /** What else a saved state has to say. */
+  protected numbersAt(_length: number): CacheState['numbers'] {
+    return {};
+  }
   /** Frees what this cache holds for itself. */
   protected abstract release(): void;
   /** Frees what the family holds. */
@@ -111,8 +116,9 @@ export abstract class SteppedCache implements KvCache {
   async save(): Promise<CacheState> {
     this.expectIdle();
     const { committed: length } = this;
-    const { numbers } = this.stateLayout(length);
-    return { length, numbers, blocks: await Promise.all(this.read()) };
+    // All reads are enqueued before the first is waited for: a later step cannot get in between.
+    const reads = Array.from(this.places(length), (place) => place.read());
+    return { length, numbers: this.numbersAt(length), blocks: await Promise.all(reads) };
   }
 
   restore(state: CacheState): void {
@@ -122,9 +128,17 @@ export abstract class SteppedCache implements KvCache {
       'usage',
       () => `cache: it holds ${this.committed} positions. Restore into an empty one.`,
     );
-    expectState(this.spec, state, (length) => this.stateLayout(length));
-    this.orUnwind(() => this.fill(state));
-    this.committed = state.length;
+    const { length, blocks } = state;
+    expectState(this.spec, state, () => ({
+      numbers: this.numbersAt(length),
+      places: this.places(length),
+    }));
+    this.orUnwind(() => {
+      this.reserveSaved(length);
+      let at = 0;
+      for (const place of this.places(length)) place.write(blocks[at++]);
+    });
+    this.committed = length;
   }
 
   dispose(): void {

@@ -3,18 +3,20 @@ import { bytesOf, rows } from '../kernels/tensor.ts';
 import { tensorSizeBytes } from '../math/dtype.ts';
 import type { LayerShape } from './cache.ts';
 import { allocTensors } from './constants.ts';
-import { ExactPositions, sinkLayout, storeBehindSinks, type WindowLaw } from './exact-positions.ts';
+import { ExactPositions, sinkLayout, storeBehindSinks } from './exact-positions.ts';
 import { LayerMeans, meansLayout } from './layer-means.ts';
 import { addMoments } from './moments.ts';
 import { LayerPages, pageBytes } from './pages.ts';
+import { placeOf, type Place } from './saved-state.ts';
 import type { StepRows } from './step-rows.ts';
+import type { WindowLaw } from './window-law.ts';
 import type { LayerCodec, Rows, WindowedMethod } from './windowed-method.ts';
 
-/** What all layers of a `WindowedCache` and its forks are made with. */
+/** What the layers of one `WindowedCache` share. */
 export interface LayerContext {
   readonly kernels: Kernels;
   readonly method: WindowedMethod;
-  readonly law: WindowLaw;
+  readonly step: StepRows;
 }
 
 const noMoments = new Float64Array(0);
@@ -23,9 +25,7 @@ const noMoments = new Float64Array(0);
 export class WindowedLayer {
   /** not all of its positions are exact: it quantizes */
   private learned: boolean;
-  private readonly context: LayerContext;
-  private readonly index: number;
-  private readonly shape: LayerShape;
+  private readonly law: WindowLaw;
   private readonly codec: LayerCodec;
   private readonly means: LayerMeans;
   private readonly sinks: readonly Tensor[];
@@ -39,11 +39,15 @@ export class WindowedLayer {
   /** the moments before the step under way, if it adds to them */
   private momentsBefore: Float64Array | undefined;
 
-  constructor(context: LayerContext, index: number, shape: LayerShape, origin?: WindowedLayer) {
-    const { kernels, method, law } = context;
-    this.context = context;
-    this.index = index;
-    this.shape = shape;
+  constructor(
+    private readonly context: LayerContext,
+    private readonly index: number,
+    private readonly shape: LayerShape,
+    origin?: WindowedLayer,
+  ) {
+    const { kernels, method } = context;
+    const { law } = method;
+    this.law = law;
     this.codec = method.createCodec(index, origin !== undefined);
     try {
       const made = allocTensors(kernels, [...meansLayout(shape), ...sinkLayout(shape, law)]);
@@ -74,31 +78,36 @@ export class WindowedLayer {
   // a step
 
   reserve(from: number, to: number): void {
-    const { law } = this.context;
+    const { law } = this;
     const learns = from < law.warmup && to >= law.warmup;
     // Learning quantizes everything from the first position on.
     this.coded.reserve(learns ? 0 : law.paged(from), law.paged(to));
     if (this.keepsExact) this.exact.pages.reserve(law.paged(from), law.paged(to));
   }
 
-  /** @param own rows that may be overwritten; the first of them is position `from` */
-  append(from: number, own: Rows): void {
+  /** Takes the rows of a step; the first of them is position `from`. */
+  append(from: number, rows: Rows): void {
+    this.put(from, this.context.step.take(rows, this.shape));
+  }
+
+  /** @param own rows that may be overwritten */
+  private put(from: number, own: Rows): void {
     if (this.learned) this.means.subtract(own);
     this.exact.store(from, own, this.keepsExact);
     if (this.learned) this.storeCoded(from, own);
   }
 
-  /** @param step the rows of the step, as `append` left them @param start position of the first query */
-  attend(q: Tensor, out: Tensor, start: number, step: StepRows): void {
-    const { warmup, window } = this.context.law;
+  /** @param start position of the first query */
+  attend(q: Tensor, out: Tensor, start: number): void {
+    const { warmup, window } = this.law;
     const n = q.shape[0];
     const early = this.learned ? 0 : Math.min(n, warmup - start);
     if (early > 0) {
       this.observe(rows(q, 0, early));
-      this.attendRows(q, out, start, 0, early, Infinity, step);
+      this.attendRows(q, out, start, 0, early, Infinity);
     }
-    if (!this.learned && start + n >= warmup) this.learn(start, start + n, step);
-    if (early < n) this.attendRows(q, out, start, early, n, window - 1, step);
+    if (!this.learned && start + n >= warmup) this.learn(start, start + n);
+    if (early < n) this.attendRows(q, out, start, early, n, window - 1);
   }
 
   /** Ends a step at a length. */
@@ -110,7 +119,7 @@ export class WindowedLayer {
 
   /** Makes everything as it was at a length. */
   unwind(length: number): void {
-    const { law } = this.context;
+    const { law } = this;
     this.exact.unwind(length);
     this.coded.trim(law.paged(length));
     this.moments = this.momentsBefore ?? this.moments;
@@ -120,11 +129,11 @@ export class WindowedLayer {
   }
 
   private get keepsExact(): boolean {
-    return this.context.law.window > 0 || !this.learned;
+    return this.law.window > 0 || !this.learned;
   }
 
   private storeCoded(from: number, own: Rows): void {
-    storeBehindSinks(this.coded, this.context.law, from, own, (page, slot, { k, v }) =>
+    storeBehindSinks(this.coded, this.law, from, own, (page, slot, { k, v }) =>
       this.codec.store(page, slot, k, v),
     );
   }
@@ -137,9 +146,8 @@ export class WindowedLayer {
     from: number,
     to: number,
     exactDistance: number,
-    step: StepRows,
   ): void {
-    const { kernels, law, method } = this.context;
+    const { kernels, method, step } = this.context;
     const n = to - from;
     const end = start + q.shape[0];
     const [query, target] = [q, out].map((t) => rows(t, from, n));
@@ -150,9 +158,9 @@ export class WindowedLayer {
         ...this.codec.read(query),
         pages: this.coded.pages,
         pageLength: this.coded.pageLength,
-        first: law.sinks,
-        length: law.paged(end),
-        minDistance: law.window,
+        first: this.law.sinks,
+        length: this.law.paged(end),
+        minDistance: this.law.window,
         maxDistance: Infinity,
         scale,
       });
@@ -165,9 +173,7 @@ export class WindowedLayer {
 
   private emptyMoments(): Float64Array {
     const { nKvHeads, headDimK } = this.shape;
-    return this.context.law.warmup === 0
-      ? noMoments
-      : new Float64Array(nKvHeads * headDimK * headDimK);
+    return this.law.warmup === 0 ? noMoments : new Float64Array(nKvHeads * headDimK * headDimK);
   }
 
   /** Adds q q^T of some rows to the moments. @param q f32 [n, nHeads, headDimK] */
@@ -180,9 +186,9 @@ export class WindowedLayer {
   }
 
   /** Learns from the first positions, writes all exact ones anew without means, and quantizes all so far. */
-  private learn(start: number, end: number, step: StepRows): void {
-    const { kernels, law } = this.context;
-    const { warmup } = law;
+  private learn(start: number, end: number): void {
+    const { kernels, step } = this.context;
+    const { warmup } = this.law;
     const sample = this.exact.read(warmup);
     try {
       this.exact.renew(end);
@@ -195,23 +201,23 @@ export class WindowedLayer {
       });
       this.means.set(means);
       this.learned = true;
-      this.append(0, sample);
+      this.put(0, sample);
     } finally {
       for (const { buffer } of Object.values(sample)) kernels.free(buffer);
     }
-    if (end > warmup) this.append(warmup, step.rows(this.shape, warmup - start, end - warmup));
+    if (end > warmup) this.put(warmup, step.rows(this.shape, warmup - start, end - warmup));
   }
 
   // all of it
 
   /** Bytes of buffers held. @param end positions with those of the step under way */
   bytes(end: number) {
-    const { law, method } = this.context;
+    const { method } = this.context;
     const { pages, pageSizeBytes } = this.exact.pages;
     const page = pageBytes(method.layout(this.index));
     const count = this.coded.pages.length;
     // In mid-step there are more of them, until the commit: they are scratch.
-    const lasting = Math.min(pages.length, law.exactPages(end));
+    const lasting = Math.min(pages.length, this.law.exactPages(end));
     const sinks = sizeOf(this.sinks);
     return {
       keys: page.keys * count,
@@ -223,59 +229,32 @@ export class WindowedLayer {
     };
   }
 
-  /** Bytes of the blocks that `read` gives at a length. */
-  blockSizes(length: number): number[] {
-    const { law } = this.context;
-    const isLearning = length < law.warmup;
-    return [
-      ...Array<number>(this.codedPages(length)).fill(this.coded.pageSizeBytes),
-      ...Array<number>(law.exactPages(length)).fill(this.exact.pages.pageSizeBytes),
-      ...this.fixed.map((t) => sizeOf([t])),
-      isLearning ? this.emptyMoments().byteLength : 0,
-    ];
+  /** What is saved at a length; written to after `reserveSaved`. */
+  *places(length: number): Generator<Place> {
+    const { law } = this;
+    yield* this.coded.places(Math.ceil(law.paged(length) / this.coded.pageLength));
+    yield* this.exact.pages.places(law.exactPages(length));
+    for (const t of this.fixed) yield placeOf(this.context.kernels, t);
+    yield {
+      sizeBytes: length < law.warmup ? this.emptyMoments().byteLength : 0,
+      read: () => new Uint8Array(this.moments.slice().buffer),
+      write: (block) => (this.moments = new Float64Array(block.slice().buffer)),
+    };
   }
 
-  /** How many they are. */
-  blockCount(length: number): number {
-    return this.codedPages(length) + this.context.law.exactPages(length) + this.fixed.length + 1;
-  }
-
-  read(): Promise<Uint8Array>[] {
-    const { kernels } = this.context;
-    return [
-      ...this.coded.save(),
-      ...this.exact.pages.save(),
-      ...this.fixed.map((t) => kernels.read(bytesOf(t)) as Promise<Uint8Array>),
-      Promise.resolve(new Uint8Array(this.moments.slice().buffer)),
-    ];
-  }
-
-  /** Pages for `fill`. @throws KvError "memory"; `unwind` drops what was made */
-  reserveAll(length: number): void {
-    const { law } = this.context;
-    this.coded.reserve(0, law.paged(length));
-    if (law.exactPages(length) === 0) return;
-    this.exact.pages.reserveFrom(law.firstExact(length), law.paged(length));
-  }
-
-  /** Overwrites everything with what `read` gave at a length. */
-  fill(blocks: readonly Uint8Array[], length: number): void {
-    const { kernels, law } = this.context;
-    const left = [...blocks];
-    this.coded.fill(left.splice(0, this.codedPages(length)));
-    this.exact.pages.fill(left.splice(0, law.exactPages(length)));
-    this.fixed.forEach((t, i) => kernels.write(bytesOf(t), left[i]));
-    this.moments = new Float64Array(left[this.fixed.length].slice().buffer);
-    this.learned = length >= law.warmup;
+  /** @throws KvError "memory"; `unwind` drops what was made */
+  reserveSaved(length: number): void {
+    const end = this.law.paged(length);
+    this.coded.reserve(0, end);
+    if (this.law.exactPages(length) > 0) {
+      this.exact.pages.reserveFrom(this.law.firstExact(length), end);
+    }
+    this.learned = length >= this.law.warmup;
   }
 
   release(): void {
     this.unwind(0);
     for (const { buffer } of this.fixed) this.context.kernels.free(buffer);
-  }
-
-  private codedPages(length: number): number {
-    return Math.ceil(this.context.law.paged(length) / this.coded.pageLength);
   }
 }
 

@@ -2,6 +2,7 @@
 import type { Page, Segment, Tensor } from '../kernels/kernels.ts';
 import { rows } from '../kernels/tensor.ts';
 import type { PageLayout } from './pages.ts';
+import type { WindowLaw } from './window-law.ts';
 
 /** Keys and values of neighbouring positions, f32 [n, nKvHeads, headDim]. */
 export interface Rows {
@@ -44,19 +45,10 @@ export interface LayerCodec {
   read(q: Tensor): Pick<Segment, 'keyForm' | 'valueForm' | 'query' | 'queryScales'>;
 }
 
-/** Which positions a query sees exact. */
-export interface WindowSettings {
-  /** newest positions that a query sees exact, its own included; 0: none */
-  readonly window: number;
-  /** first positions of all, which every query sees exact */
-  readonly sinks: number;
-  /** queries before this position see everything exact, and the method learns from them; 0: it has nothing to learn */
-  readonly warmup: number;
-}
-
 /** What a method that quantizes all but a window adds to `WindowedCache`. */
-export interface WindowedMethod extends WindowSettings {
+export interface WindowedMethod {
   readonly spec: string;
+  readonly law: WindowLaw;
   /** f32 [nHeads] by layer: what multiplies <q, k> */
   readonly scales: readonly Tensor[];
   /** Tensors of one page of quantized positions. */

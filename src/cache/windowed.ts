@@ -1,11 +1,10 @@
 import { ensure } from '../errors/errors.ts';
 import type { Kernels, Tensor } from '../kernels/kernels.ts';
 import type { CacheBytes, CacheState, LayerShape } from './cache.ts';
-import { WindowLaw } from './exact-positions.ts';
-import type { StateLayout } from './saved-state.ts';
+import type { Place } from './saved-state.ts';
 import { StepRows } from './step-rows.ts';
 import { expectVisibleMemory, SteppedCache } from './stepped.ts';
-import { WindowedLayer, type LayerContext } from './windowed-layer.ts';
+import { WindowedLayer } from './windowed-layer.ts';
 import type { WindowedMethod } from './windowed-method.ts';
 
 /**
@@ -20,27 +19,22 @@ import type { WindowedMethod } from './windowed-method.ts';
  * Learning looks into the backend's memory, so it needs one that TypeScript can see.
  */
 export class WindowedCache extends SteppedCache {
-  private readonly context: LayerContext;
-  private readonly shapes: readonly LayerShape[];
-  private readonly layers: readonly WindowedLayer[];
   private readonly step: StepRows;
+  private readonly layers: WindowedLayer[] = [];
 
   constructor(
-    kernels: Kernels,
-    shapes: readonly LayerShape[],
-    method: WindowedMethod,
+    private readonly kernels: Kernels,
+    private readonly shapes: readonly LayerShape[],
+    private readonly method: WindowedMethod,
     origin?: WindowedCache,
   ) {
     expectVisibleMemory(kernels, method.spec);
     super(shapes.length, origin);
-    this.context = origin?.context ?? { kernels, method, law: new WindowLaw(method) };
-    this.shapes = shapes;
     this.step = new StepRows(kernels, shapes);
-    const layers: WindowedLayer[] = [];
-    this.layers = layers;
+    const context = { kernels, method, step: this.step };
     try {
       shapes.forEach((shape, i) =>
-        layers.push(new WindowedLayer(this.context, i, shape, origin?.layers[i])),
+        this.layers.push(new WindowedLayer(context, i, shape, origin?.layers[i])),
       );
     } catch (error) {
       this.dispose();
@@ -49,26 +43,26 @@ export class WindowedCache extends SteppedCache {
   }
 
   get spec(): string {
-    return this.context.method.spec;
+    return this.method.spec;
   }
 
   protected reserve(n: number): void {
-    this.context.method.reserveScratch(n);
+    this.method.reserveScratch(n);
     this.step.reserve(n);
     for (const layer of this.layers) layer.reserve(this.committed, this.committed + n);
   }
 
   protected store(layer: number, k: Tensor, v: Tensor): void {
-    this.layers[layer].append(this.committed, this.step.take({ k, v }, this.shapes[layer]));
+    this.layers[layer].append(this.committed, { k, v });
   }
 
   protected answer(layer: number, q: Tensor, out: Tensor): void {
-    this.layers[layer].attend(q, out, this.committed, this.step);
+    this.layers[layer].attend(q, out, this.committed);
   }
 
   override commit(): void {
     ensure(
-      this.end < this.context.law.warmup || this.layers.every(({ isLearned }) => isLearned),
+      this.end < this.method.law.warmup || this.layers.every(({ isLearned }) => isLearned),
       'usage',
       () =>
         `cache: ${this.end} positions were appended, and layers did not attend. Attend each step.`,
@@ -86,7 +80,7 @@ export class WindowedCache extends SteppedCache {
 
   /** What was learnt, and exact positions that are gone, cannot be had back: then nothing can be kept. */
   protected recallable(length: number): number {
-    const { law } = this.context;
+    const { law } = this.method;
     const firstSeen = law.paged(Math.max(0, length - law.window));
     const hasWindow =
       law.window === 0 || this.layers.every(({ firstExact }) => firstExact <= firstSeen);
@@ -94,13 +88,18 @@ export class WindowedCache extends SteppedCache {
   }
 
   protected copy(): WindowedCache {
-    return new WindowedCache(this.context.kernels, this.shapes, this.context.method, this);
+    return new WindowedCache(this.kernels, this.shapes, this.method, this);
   }
 
   bytes(): CacheBytes {
-    const { method } = this.context;
-    const sums = { keys: 0, values: 0, scales: 0, windows: 0, codebooks: method.codebookBytes() };
-    let scratch = method.scratchBytes() + this.step.sizeBytes;
+    const sums = {
+      keys: 0,
+      values: 0,
+      scales: 0,
+      windows: 0,
+      codebooks: this.method.codebookBytes(),
+    };
+    let scratch = this.method.scratchBytes() + this.step.sizeBytes;
     for (const layer of this.layers) {
       const bytes = layer.bytes(this.end);
       for (const kind of Object.keys(sums) as (keyof typeof sums)[]) sums[kind] += bytes[kind];
@@ -110,26 +109,16 @@ export class WindowedCache extends SteppedCache {
     return { ...sums, total, scratch };
   }
 
-  protected stateLayout(length: number): StateLayout {
-    return {
-      numbers: { first: this.context.law.firstExact(length) },
-      blockCount: this.layers.reduce((sum, layer) => sum + layer.blockCount(length), 0),
-      blockSizes: () => this.layers.flatMap((layer) => layer.blockSizes(length)),
-    };
+  protected *places(length: number): Generator<Place> {
+    for (const layer of this.layers) yield* layer.places(length);
   }
 
-  protected read(): Promise<Uint8Array>[] {
-    return this.layers.flatMap((layer) => layer.read());
+  protected override numbersAt(length: number): CacheState['numbers'] {
+    return { first: this.method.law.firstExact(length) };
   }
 
-  protected fill({ length, blocks }: CacheState): void {
-    for (const layer of this.layers) layer.reserveAll(length);
-    let at = 0;
-    for (const layer of this.layers) {
-      const count = layer.blockCount(length);
-      layer.fill(blocks.slice(at, at + count), length);
-      at += count;
-    }
+  protected reserveSaved(length: number): void {
+    for (const layer of this.layers) layer.reserveSaved(length);
   }
 
   protected release(): void {
@@ -138,6 +127,6 @@ export class WindowedCache extends SteppedCache {
   }
 
   protected releaseShared(): void {
-    this.context.method.dispose();
+    this.method.dispose();
   }
 }
