@@ -5,7 +5,8 @@ import { bytesOf, rows } from '../kernels/tensor.ts';
 import { encode } from '../math/blocks.ts';
 import { f32ToF16 } from '../math/f16.ts';
 import { statisticsOf, type LayerStatistics } from './adapter.ts';
-import type { CacheMethod, LayerShape } from './cache.ts';
+import type { LayerShape } from './cache.ts';
+import type { CacheMethod } from './method.ts';
 import { allocatedCodec, uniformCodec } from './codec.ts';
 import { CodeScratch } from './code-scratch.ts';
 import { allocConstants, allocTensors, perHead } from './constants.ts';
@@ -20,13 +21,9 @@ import {
   wholeSetting,
   type CacheSpec,
 } from './spec.ts';
-import {
-  WindowedCache,
-  type LayerCodec,
-  type Means,
-  type Sample,
-  type WindowedMethod,
-} from './windowed.ts';
+import { WindowLaw } from './window-law.ts';
+import type { LayerCodec, Means, Sample, WindowedMethod } from './windowed-method.ts';
+import { WindowedCache } from './windowed.ts';
 
 /** Positions that a cache learns from: enough for a covariance of 128 channels, gone soon. */
 const sampleLength = 256;
@@ -105,11 +102,10 @@ export const create: CacheMethod['create'] = (spec, shapes, kernels, adapter) =>
   );
   const fullSpec = `bitplane:k=${keys},v=${values},window=${window},sinks=${sinks},alloc=${alloc},centre=${centre}${origin},scale=${rule}${rotations ? `,seed=${seed}` : ''}${exceptions.join('')}`;
 
+  const warmup = learns && source === 'first' ? Math.max(sampleLength, sinks) : 0;
   const method: WindowedMethod = {
     spec: fullSpec,
-    window,
-    sinks,
-    warmup: learns && source === 'first' ? Math.max(sampleLength, sinks) : 0,
+    law: new WindowLaw(window, sinks, warmup),
     scales,
     layout: (layer) => {
       const { nKvHeads, headDimV } = shapes[layer];

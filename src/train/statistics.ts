@@ -1,10 +1,11 @@
 import type { LayerStatistics } from '../cache/adapter.ts';
-import type { CacheState, KvCache, LayerShape } from '../cache/cache.ts';
+import type { LayerShape } from '../cache/cache.ts';
 import { addMoments } from '../cache/moments.ts';
 import { ensure } from '../errors/errors.ts';
 import { defaultChunkSize } from '../generate/generate.ts';
-import type { Kernels, Tensor } from '../kernels/kernels.ts';
+import type { Tensor } from '../kernels/kernels.ts';
 import type { Model } from '../model/model.ts';
+import { watch } from './watch.ts';
 
 export interface StatisticsOptions {
   /** positions of a window; default: the model's context, at most 4096 */
@@ -35,8 +36,13 @@ export async function collectStatistics(
   );
   const size = Math.min(window, model.contextLength);
   const sums = model.layers.map((shape) => new LayerSums(shape));
+  const view = (t: Tensor) => model.kernels.view(t) as Float32Array;
+  const watcher = {
+    append: (layer: number, k: Tensor, v: Tensor) => sums[layer].addKeys(view(k), view(v)),
+    attend: (layer: number, q: Tensor) => sums[layer].addQueries(view(q)),
+  };
   for (let start = 0; start < ids.length; start += size) {
-    const cache = new Observer(await model.createCache('f16'), model.kernels, sums);
+    const cache = watch(await model.createCache('f16'), watcher);
     try {
       const end = Math.min(start + size, ids.length);
       while (start + cache.length < end) {
@@ -94,56 +100,5 @@ class LayerSums {
       (sum) => (sum * nKvHeads) / (this.positions * nHeads),
     );
     return { keyMean, valueMean: mean(this.values), keys, queries };
-  }
-}
-
-/** A cache that hands everything on and adds up what passes. */
-class Observer implements KvCache {
-  readonly spec = 'statistics';
-
-  constructor(
-    private readonly inner: KvCache,
-    private readonly kernels: Kernels,
-    private readonly sums: readonly LayerSums[],
-  ) {}
-
-  get length(): number {
-    return this.inner.length;
-  }
-  append(layer: number, k: Tensor, v: Tensor): void {
-    const [keys, values] = [k, v].map((t) => this.kernels.view(t) as Float32Array);
-    this.sums[layer].addKeys(keys, values);
-    this.inner.append(layer, k, v);
-  }
-  attend(layer: number, q: Tensor, out: Tensor): void {
-    this.sums[layer].addQueries(this.kernels.view(q) as Float32Array);
-    this.inner.attend(layer, q, out);
-  }
-  begin(n: number): void {
-    this.inner.begin(n);
-  }
-  commit(): void {
-    this.inner.commit();
-  }
-  rollback(): void {
-    this.inner.rollback();
-  }
-  truncate(length: number): number {
-    return this.inner.truncate(length);
-  }
-  fork(): KvCache {
-    return this.inner.fork();
-  }
-  bytes() {
-    return this.inner.bytes();
-  }
-  save(): Promise<CacheState> {
-    return this.inner.save();
-  }
-  restore(state: CacheState): void {
-    this.inner.restore(state);
-  }
-  dispose(): void {
-    this.inner.dispose();
   }
 }
