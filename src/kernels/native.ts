@@ -35,8 +35,10 @@ interface Addon {
 
 interface AddonInstance extends KernelExports {
   allocate(sizeBytes: number): ArrayBuffer | null;
-  address(memory: ArrayBuffer): number;
   release(memory: ArrayBuffer): void;
+  map(descriptor: number, offset: number, sizeBytes: number): ArrayBuffer | null;
+  unmap(memory: ArrayBuffer): void;
+  address(memory: ArrayBuffer): number;
   close(): void;
 }
 
@@ -117,6 +119,8 @@ class NativeMachine implements Machine {
   readonly exports: KernelExports;
   private readonly instance: AddonInstance;
   private readonly memories = new Map<number, ArrayBuffer>();
+  /** Addresses of those that are parts of files. */
+  private readonly files = new Set<number>();
   private used = 0;
 
   constructor(instance: AddonInstance, description: string, threads: number) {
@@ -144,8 +148,21 @@ class NativeMachine implements Machine {
   free(address: number): void {
     const memory = this.bufferAt(address);
     this.memories.delete(address);
+    if (this.files.delete(address)) {
+      this.instance.unmap(memory);
+      return;
+    }
     this.used -= memory.byteLength;
     this.instance.release(memory);
+  }
+
+  mapFile(descriptor: number, offset: number, sizeBytes: number): number | undefined {
+    const memory = this.instance.map(descriptor, offset, sizeBytes);
+    if (memory === null) return undefined;
+    const address = this.instance.address(memory);
+    this.memories.set(address, memory);
+    this.files.add(address);
+    return address;
   }
 
   memory(address: number): { buffer: ArrayBufferLike; start: number } {
