@@ -69,8 +69,7 @@ export function createNativeKernels(options: NativeOptions = {}): Kernels {
 }
 
 // Beside the bundle in dist/, or where the build left it when running from the sources.
-const folders = ['./native/', '../../build/native/'];
-const platformFolder = `${process.platform}-${process.arch}/`;
+const folder = import.meta.url.endsWith('.ts') ? '../../build/native/' : './native/';
 
 /** The addon, or why there is none, which does not change while the program runs. */
 let loaded: Addon | KvError | undefined;
@@ -82,14 +81,13 @@ function load(): Addon {
 }
 
 function tryToLoad(): Addon | KvError {
-  const places = folders.map((folder) =>
-    fileURLToPath(new URL(folder + platformFolder, import.meta.url)),
-  );
-  const path = places.map((place) => `${place}kernels.node`).find((file) => existsSync(file));
-  if (path === undefined) {
-    const reason = places.map((place) => `${place}reason.txt`).find((file) => existsSync(file));
-    const why =
-      reason === undefined ? 'not built; "npm run build" makes it' : readFileSync(reason, 'utf8');
+  const place = new URL(`${folder}${process.platform}-${process.arch}/`, import.meta.url);
+  const path = fileURLToPath(new URL('kernels.node', place));
+  if (!existsSync(path)) {
+    const reason = new URL('reason.txt', place);
+    const why = existsSync(reason)
+      ? readFileSync(reason, 'utf8')
+      : 'not built; "npm run build" makes it';
     return new KvError('backend', `no native addon: ${why}.`);
   }
   try {
