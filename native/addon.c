@@ -126,19 +126,63 @@ static napi_value call_kernel(napi_env env, napi_callback_info info) {
   return result;
 }
 
+/** An ArrayBuffer over memory of an instance, or null if there is none. */
+static napi_value array_buffer(napi_env env, void *data, size_t bytes) {
+  napi_value result;
+  if (!data || napi_create_external_arraybuffer(env, data, bytes, NULL, NULL, &result) != napi_ok)
+    napi_get_null(env, &result);
+  return result;
+}
+
+/** Makes what is left of views empty. @returns where the bytes are */
+static void *detached(napi_env env, napi_value array_buffer) {
+  void *data;
+  size_t bytes;
+  if (napi_get_arraybuffer_info(env, array_buffer, &data, &bytes) != napi_ok ||
+      napi_detach_arraybuffer(env, array_buffer) != napi_ok)
+    return NULL;
+  return data;
+}
+
 /** allocate(bytes): an ArrayBuffer of zeros, or null. */
 static napi_value allocate(napi_env env, napi_callback_info info) {
-  napi_value values[MAX_ARITY], result;
-  Bound *bound = bound_call(env, info, 1, values);
+  napi_value values[MAX_ARITY];
   double bytes;
+  Bound *bound = bound_call(env, info, 1, values);
   if (!bound || napi_get_value_double(env, values[0], &bytes) != napi_ok) return NULL;
   void *data = memory_allocate(&bound->instance->memory, (size_t)bytes);
-  if (data && napi_create_external_arraybuffer(env, data, (size_t)bytes, NULL, NULL, &result) ==
-                  napi_ok)
-    return result;
+  return array_buffer(env, data, (size_t)bytes);
+}
+
+/** release(arrayBuffer) of `allocate` */
+static napi_value release(napi_env env, napi_callback_info info) {
+  napi_value values[MAX_ARITY];
+  Bound *bound = bound_call(env, info, 1, values);
+  void *data = bound ? detached(env, values[0]) : NULL;
   if (data) memory_free(&bound->instance->memory, data);
-  napi_get_null(env, &result);
-  return result;
+  return NULL;
+}
+
+/** map(descriptor, offset, bytes): an ArrayBuffer over a part of a file, or null. */
+static napi_value map(napi_env env, napi_callback_info info) {
+  napi_value values[MAX_ARITY];
+  double numbers[3];
+  Bound *bound = bound_call(env, info, 3, values);
+  if (!bound) return NULL;
+  for (int i = 0; i < 3; i++)
+    if (napi_get_value_double(env, values[i], numbers + i) != napi_ok) return NULL;
+  size_t offset = (size_t)numbers[1], bytes = (size_t)numbers[2];
+  return array_buffer(env, memory_map(&bound->instance->memory, (int)numbers[0], offset, bytes),
+                      bytes);
+}
+
+/** unmap(arrayBuffer) of `map` */
+static napi_value unmap(napi_env env, napi_callback_info info) {
+  napi_value values[MAX_ARITY];
+  Bound *bound = bound_call(env, info, 1, values);
+  void *data = bound ? detached(env, values[0]) : NULL;
+  if (data) memory_unmap(&bound->instance->memory, data);
+  return NULL;
 }
 
 /** address(arrayBuffer) */
@@ -150,18 +194,6 @@ static napi_value address(napi_env env, napi_callback_info info) {
   if (!bound || napi_get_arraybuffer_info(env, values[0], &data, &bytes) != napi_ok) return NULL;
   napi_create_double(env, (double)(uintptr_t)data, &result);
   return result;
-}
-
-/** release(arrayBuffer): views that are left of it become empty. */
-static napi_value release(napi_env env, napi_callback_info info) {
-  napi_value values[MAX_ARITY];
-  void *data;
-  size_t bytes;
-  Bound *bound = bound_call(env, info, 1, values);
-  if (!bound || napi_get_arraybuffer_info(env, values[0], &data, &bytes) != napi_ok) return NULL;
-  if (data && napi_detach_arraybuffer(env, values[0]) == napi_ok)
-    memory_free(&bound->instance->memory, data);
-  return NULL;
 }
 
 /** close(): ends threads and gives all memory back; the caller has released its ArrayBuffers. */
@@ -210,8 +242,10 @@ static napi_value open_set(napi_env env, napi_callback_info info) {
   }
   instance->self = (Bound){instance, NULL};
   add_function(env, object, "allocate", allocate, &instance->self);
-  add_function(env, object, "address", address, &instance->self);
   add_function(env, object, "release", release, &instance->self);
+  add_function(env, object, "map", map, &instance->self);
+  add_function(env, object, "unmap", unmap, &instance->self);
+  add_function(env, object, "address", address, &instance->self);
   add_function(env, object, "close", close_call, &instance->self);
   return object;
 }

@@ -4,6 +4,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
+#include <unistd.h>
 
 /** What stands before the bytes handed out; blocks form a list. */
 struct Header {
@@ -43,6 +44,42 @@ void memory_free(Memory *memory, void *data) {
   else free(header);
 }
 
+/** A part of a file: `data` is inside the whole pages that the system maps. */
+struct Mapping {
+  void *data, *pages;
+  size_t bytes; /* of the pages */
+  Mapping *next;
+};
+
+void *memory_map(Memory *memory, int file, size_t offset, size_t bytes) {
+  size_t before = offset % (size_t)sysconf(_SC_PAGESIZE);
+  Mapping *mapping = malloc(sizeof *mapping);
+  if (!mapping) return NULL;
+  mapping->bytes = before + bytes;
+  mapping->pages = mmap(NULL, mapping->bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_NORESERVE,
+                        file, (off_t)(offset - before));
+  if (mapping->pages == MAP_FAILED) {
+    free(mapping);
+    return NULL;
+  }
+  madvise(mapping->pages, mapping->bytes, MADV_WILLNEED);
+  mapping->data = (char *)mapping->pages + before;
+  mapping->next = memory->mappings;
+  memory->mappings = mapping;
+  return mapping->data;
+}
+
+void memory_unmap(Memory *memory, void *data) {
+  Mapping **at = &memory->mappings;
+  while (*at && (*at)->data != data) at = &(*at)->next;
+  Mapping *mapping = *at;
+  if (!mapping) return;
+  *at = mapping->next;
+  munmap(mapping->pages, mapping->bytes);
+  free(mapping);
+}
+
 void memory_release(Memory *memory) {
+  while (memory->mappings) memory_unmap(memory, memory->mappings->data);
   while (memory->first) memory_free(memory, memory->first + 1);
 }

@@ -13,10 +13,10 @@ import { promisify } from 'node:util';
 
 const run = promisify(execFile);
 const sourceDir = new URL('../native/', import.meta.url);
-const outDir = new URL(`../build/native/${process.platform}-${process.arch}/`, import.meta.url);
-const addon = new URL('kernels.node', outDir);
-const stamp = new URL('sources.sha256', outDir);
-const reasonFile = new URL('reason.txt', outDir);
+const defaultOutDir = new URL(
+  `../build/native/${process.platform}-${process.arch}/`,
+  import.meta.url,
+);
 
 const flags = ['-O3', '-std=gnu11', '-fPIC', '-fvisibility=hidden', '-pthread', '-Wall', '-Wextra'];
 // Products and sums are rounded each, so that every target gives the contract's bits.
@@ -52,7 +52,7 @@ async function hashOfSources() {
 }
 
 /** @throws Error whose message is one line */
-async function compile() {
+async function compile(outDir, addon) {
   if (process.platform === 'win32') throw new Error('there is no build for Windows');
   const headers = createRequire(import.meta.url)('node-api-headers').include_dir;
   const folder = await mkdtemp(fileURLToPath(new URL('objects-', outDir)));
@@ -77,7 +77,11 @@ async function compile() {
   }
 }
 
-export async function buildNative() {
+/** @param outDir URL of a folder, made if it is not there */
+export async function buildNative(outDir = defaultOutDir) {
+  const [addon, stamp, reasonFile] = ['kernels.node', 'sources.sha256', 'reason.txt'].map(
+    (name) => new URL(name, outDir),
+  );
   const hash = await hashOfSources();
   if (existsSync(addon) && existsSync(stamp) && (await readFile(stamp, 'utf8')) === hash) {
     console.log('native: up to date');
@@ -87,7 +91,7 @@ export async function buildNative() {
   await mkdir(outDir, { recursive: true });
   await Promise.all([addon, stamp, reasonFile].map((file) => rm(file, { force: true })));
   try {
-    await compile();
+    await compile(outDir, addon);
   } catch (error) {
     await writeFile(reasonFile, error.message);
     console.log(`native: ${error.message}; the program runs on WebAssembly, more slowly`);

@@ -27,8 +27,7 @@ const types = { outDir: 'dist', clean: false, entry: { index: 'src/index.ts' } }
 
 const notStamp = (path) => !path.endsWith('.sha256');
 
-await buildWasm();
-await buildNative();
+await Promise.all([buildWasm(), buildNative()]);
 for (const target of targets) {
   await build({ ...shared, ...target });
   cpSync(`${root}build/wasm`, `${root}${target.outDir}/wasm`, {

@@ -36,6 +36,22 @@ function run(args: readonly string[], input = '') {
 const generateArgs = (...more: string[]) => ['generate', 'the cat', '--model', model, ...more];
 
 describe.skipIf(!isBuilt)('h1bkv', () => {
+  describe('info', () => {
+    test('--system says what computes here, why, and what else there is', () => {
+      const { code, out } = run(['info', '--system', '--json']);
+      expect(code).toBe(0);
+      const report = JSON.parse(out) as { backends: { name: string; works: boolean }[] };
+      expect(report).toMatchObject({
+        machine: expect.stringMatching(/Node \d/),
+        chosen: { works: true, about: expect.stringMatching(/^(native|wasm): /) },
+      });
+      const works = Object.fromEntries(report.backends.map(({ name, works }) => [name, works]));
+      expect(works).toMatchObject({ wasm: true, reference: true });
+      expect(Object.keys(works)).toContain('native-avx2');
+      expect(run(['info', '--system']).out).toMatch(/^backend +(native|wasm): /m);
+    });
+  });
+
   describe('generate', () => {
     test('--json prints one document on stdout and nothing else', () => {
       const args = generateArgs('--cache', 'h1b:b=64', '--max-tokens', '5', '--threads', '1');
@@ -55,7 +71,7 @@ describe.skipIf(!isBuilt)('h1bkv', () => {
           bytesF16: expect.any(Number),
           ratio: expect.any(Number),
         },
-        backend: 'wasm',
+        backend: expect.stringMatching(/^(native|wasm)$/),
         threads: 1,
         model: 'forged F32 seed 1',
       });

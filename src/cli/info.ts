@@ -1,9 +1,11 @@
 import type { Command } from 'commander';
 import { modelHash } from '../format/model-hash.ts';
 import { formatBytes, openFromFlags } from './options.ts';
+import { systemLines, systemReport } from './system.ts';
 
 interface InfoFlags {
   readonly tensors?: boolean;
+  readonly system?: boolean;
   readonly json?: boolean;
 }
 
@@ -11,9 +13,17 @@ export function define(command: Command): void {
   command
     .argument('[model]', 'GGUF file, folder, URL or hf:owner/repo[/file]', 'default')
     .option('--tensors', 'list every tensor')
+    .option('--system', 'this machine instead of a model: what can compute here, and why')
     .option('--json', 'print one JSON document on standard output')
-    .addHelpText('after', '\nExample:\n  h1bkv info model.gguf --tensors')
-    .action((model: string, flags: InfoFlags) => run(model, flags));
+    .addHelpText('after', '\nExample:\n  h1bkv info model.gguf --tensors\n  h1bkv info --system')
+    .action((model: string, flags: InfoFlags) =>
+      flags.system ? system(flags) : run(model, flags),
+    );
+}
+
+async function system(flags: InfoFlags): Promise<void> {
+  const report = await systemReport();
+  console.log(flags.json ? JSON.stringify(report, null, 2) : systemLines(report).join('\n'));
 }
 
 async function run(name: string, flags: InfoFlags): Promise<void> {

@@ -25,6 +25,7 @@ export async function openFileSource(path: string): Promise<ByteSource> {
   return {
     name: path,
     sizeBytes,
+    descriptor: handle.fd,
     async read(offset, target) {
       ensureInside({ name: path, sizeBytes }, offset, target.length);
       for (let done = 0; done < target.length;) {

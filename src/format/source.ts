@@ -8,6 +8,8 @@ export interface ByteSource {
   /** What to call it in messages: a path, a URL, a file name. */
   readonly name: string;
   readonly sizeBytes: number;
+  /** File descriptor, where the source is one file as it lies on the disk. */
+  readonly descriptor?: number;
   /**
    * Fills the whole of `target` with the bytes from `offset` on.
    * @throws KvError "format" if the range is not inside the source, "io" if it cannot be read

@@ -48,6 +48,8 @@ export interface Machine {
   /** Address of zeroed bytes, aligned to 64. @throws KvError "memory"; nothing is changed */
   allocate(sizeBytes: number): number;
   free(address: number): void;
+  /** Address of bytes of a file, or undefined; see `Kernels.mapFile`. `free` takes it back. */
+  mapFile?(descriptor: number, offset: number, sizeBytes: number): number | undefined;
   /** Where TypeScript sees what was allocated at an address. */
   memory(address: number): { readonly buffer: ArrayBufferLike; readonly start: number };
   /** Stops threads and releases all memory. */
@@ -87,12 +89,14 @@ class CompiledBuffer implements KernelBuffer {
   readonly owner: CompiledKernels;
   readonly address: number;
   readonly sizeBytes: number;
+  readonly isFile: boolean;
   freed = false;
 
-  constructor(owner: CompiledKernels, address: number, sizeBytes: number) {
+  constructor(owner: CompiledKernels, address: number, sizeBytes: number, isFile = false) {
     this.owner = owner;
     this.address = address;
     this.sizeBytes = sizeBytes;
+    this.isFile = isFile;
   }
 }
 
@@ -146,7 +150,13 @@ export class CompiledKernels implements Kernels {
     const own = this.own(buffer);
     this.machine.free(own.address);
     own.freed = true;
-    this.allocated -= own.sizeBytes;
+    if (!own.isFile) this.allocated -= own.sizeBytes;
+  }
+
+  mapFile(descriptor: number, offset: number, sizeBytes: number): KernelBuffer | undefined {
+    const address = this.machine.mapFile?.(descriptor, offset, sizeBytes);
+    if (address === undefined) return undefined;
+    return new CompiledBuffer(this, address, sizeBytes, true);
   }
 
   view(t: Tensor): HostArray {

@@ -164,6 +164,14 @@ export interface Kernels {
   alloc(sizeBytes: number): KernelBuffer;
   /** Gives a buffer back. Freeing twice, or a buffer of another backend, is an error. */
   free(buffer: KernelBuffer): void;
+  /**
+   * Bytes of a file as a buffer, without a copy: read when first touched, not counted below. Tensors in it
+   * are for reading. The file must not become shorter while the buffer is in use: the system would end
+   * the program. Only where a backend can; `descriptor` may be closed afterwards.
+   * @param offset a multiple of 4
+   * @returns undefined if the system refuses
+   */
+  mapFile?(descriptor: number, offset: number, sizeBytes: number): KernelBuffer | undefined;
   /** Bytes that `alloc` handed out and `free` did not take back. */
   readonly allocatedBytes: number;
   /** The most that `alloc` could ever hand out, in bytes. */

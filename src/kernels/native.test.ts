@@ -1,10 +1,13 @@
+import { mkdtemp, open, rm } from 'node:fs/promises';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
 import { describe, expect, it } from 'vitest';
 import { KvError } from '../errors/errors.ts';
 import { describeCodes } from './codes-contract.ts';
 import type { InstructionSet } from './kernels.ts';
 import { describeKernels, describeRefusals } from './kernels-contract.ts';
 import { createNativeKernels, instructionSets } from './native.ts';
-import { allocTensor } from './tensor.ts';
+import { allocTensor, tensor } from './tensor.ts';
 import { describeThreads } from './threads-contract.ts';
 
 function skip(what: string, reason: string): void {
@@ -78,6 +81,30 @@ describe.runIf(sets.length > 0)('native: starting and stopping', () => {
     expect(() => kernels.alloc(2 ** 46)).toThrow(/cannot allocate/);
     expect(kernels.allocatedBytes).toBe(0);
     kernels.free(kernels.alloc(64));
+    kernels.dispose();
+  });
+
+  it('maps parts of a file beyond 4 GB, and closes them', async () => {
+    const kernels = createNativeKernels({ threads: 1 });
+    const folder = await mkdtemp(join(tmpdir(), 'h1bkv-test-'));
+    const file = await open(join(folder, 'sparse'), 'w+');
+    const offset = 2 ** 32 + 4096 + 32;
+    await file.write(Float32Array.of(1, 2, 3, 4), 0, 16, offset);
+    const buffer = kernels.mapFile?.(file.fd, offset, 16);
+    await file.close();
+    await rm(folder, { recursive: true });
+    if (!buffer) throw new Error('the system refuses to map a file');
+    const t = tensor(buffer, 'f32', [4]);
+    const view = kernels.view(t);
+    expect(view).toEqual(Float32Array.of(1, 2, 3, 4));
+    const sum = allocTensor(kernels, 'f32', [4]);
+    kernels.add(sum, t);
+    expect(kernels.view(sum)).toEqual(Float32Array.of(1, 2, 3, 4));
+    expect(kernels.allocatedBytes).toBe(16);
+    kernels.free(buffer);
+    expect(view.length).toBe(0);
+    expect(kernels.allocatedBytes).toBe(16);
+    expect(kernels.mapFile?.(-1, 0, 16)).toBeUndefined();
     kernels.dispose();
   });
 

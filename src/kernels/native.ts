@@ -35,8 +35,10 @@ interface Addon {
 
 interface AddonInstance extends KernelExports {
   allocate(sizeBytes: number): ArrayBuffer | null;
-  address(memory: ArrayBuffer): number;
   release(memory: ArrayBuffer): void;
+  map(descriptor: number, offset: number, sizeBytes: number): ArrayBuffer | null;
+  unmap(memory: ArrayBuffer): void;
+  address(memory: ArrayBuffer): number;
   close(): void;
 }
 
@@ -67,8 +69,7 @@ export function createNativeKernels(options: NativeOptions = {}): Kernels {
 }
 
 // Beside the bundle in dist/, or where the build left it when running from the sources.
-const folders = ['./native/', '../../build/native/'];
-const platformFolder = `${process.platform}-${process.arch}/`;
+const folder = import.meta.url.endsWith('.ts') ? '../../build/native/' : './native/';
 
 /** The addon, or why there is none, which does not change while the program runs. */
 let loaded: Addon | KvError | undefined;
@@ -80,14 +81,13 @@ function load(): Addon {
 }
 
 function tryToLoad(): Addon | KvError {
-  const places = folders.map((folder) =>
-    fileURLToPath(new URL(folder + platformFolder, import.meta.url)),
-  );
-  const path = places.map((place) => `${place}kernels.node`).find((file) => existsSync(file));
-  if (path === undefined) {
-    const reason = places.map((place) => `${place}reason.txt`).find((file) => existsSync(file));
-    const why =
-      reason === undefined ? 'not built; "npm run build" makes it' : readFileSync(reason, 'utf8');
+  const place = new URL(`${folder}${process.platform}-${process.arch}/`, import.meta.url);
+  const path = fileURLToPath(new URL('kernels.node', place));
+  if (!existsSync(path)) {
+    const reason = new URL('reason.txt', place);
+    const why = existsSync(reason)
+      ? readFileSync(reason, 'utf8')
+      : 'not built; "npm run build" makes it';
     return new KvError('backend', `no native addon: ${why}.`);
   }
   try {
@@ -117,6 +117,8 @@ class NativeMachine implements Machine {
   readonly exports: KernelExports;
   private readonly instance: AddonInstance;
   private readonly memories = new Map<number, ArrayBuffer>();
+  /** Addresses of those that are parts of files. */
+  private readonly files = new Set<number>();
   private used = 0;
 
   constructor(instance: AddonInstance, description: string, threads: number) {
@@ -144,8 +146,21 @@ class NativeMachine implements Machine {
   free(address: number): void {
     const memory = this.bufferAt(address);
     this.memories.delete(address);
+    if (this.files.delete(address)) {
+      this.instance.unmap(memory);
+      return;
+    }
     this.used -= memory.byteLength;
     this.instance.release(memory);
+  }
+
+  mapFile(descriptor: number, offset: number, sizeBytes: number): number | undefined {
+    const memory = this.instance.map(descriptor, offset, sizeBytes);
+    if (memory === null) return undefined;
+    const address = this.instance.address(memory);
+    this.memories.set(address, memory);
+    this.files.add(address);
+    return address;
   }
 
   memory(address: number): { buffer: ArrayBufferLike; start: number } {

@@ -1,5 +1,7 @@
+import { writeFileSync } from 'node:fs';
+import { join } from 'node:path';
 import { afterAll, afterEach, beforeAll, describe, expect, test } from 'vitest';
-import { editGguf, tinyShape, type GgufEdit } from '../../test/forged.ts';
+import { editGguf, temporaryFolder, tinyShape, type GgufEdit } from '../../test/forged.ts';
 import { forgeBytes } from '../bench/forge-node.ts';
 import type { GgufEntry, TensorToWrite } from '../format/gguf-write.ts';
 import { readGguf } from '../format/gguf.ts';
@@ -64,6 +66,23 @@ test('what a model says of itself', async () => {
     Array(2).fill({ nHeads: 4, nKvHeads: 2, headDimK: 16, headDimV: 16, scale: 0.25 }),
   );
   model.dispose();
+});
+
+test('weights of a file are mapped where the backend can, and go on after the file is closed', async () => {
+  const path = join(temporaryFolder(), 'tiny.gguf');
+  writeFileSync(path, whole);
+  const ids = Int32Array.of(1, 2, 3);
+  const logits: unknown[] = [];
+  for (const input of [path, memorySource(whole, 'forged')]) {
+    const model = await loadModel(input, { kernels });
+    const isMapped = input === path && kernels.backend === 'native';
+    expect(kernels.allocatedBytes).toBe(isMapped ? 0 : model.weightBytes);
+    const cache = await model.createCache('f16');
+    logits.push(await kernels.read(await model.forward([{ ids, cache }], 'all')));
+    cache.dispose();
+    model.dispose();
+  }
+  expect(logits[0]).toEqual(logits[1]);
 });
 
 test('a Blob is as good as a file', async () => {

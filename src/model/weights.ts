@@ -1,14 +1,17 @@
 import { ensure } from '../errors/errors.ts';
-import { requireTensor } from '../format/gguf-access.ts';
+import { requireTensor, type UsableTensor } from '../format/gguf-access.ts';
 import { readTensorInto, type Gguf } from '../format/gguf.ts';
 import type { ByteSource } from '../format/source.ts';
 import type { KernelBuffer, Kernels, Tensor } from '../kernels/kernels.ts';
-import { allocTensor, bytesOf } from '../kernels/tensor.ts';
+import { allocTensor, bytesOf, tensor } from '../kernels/tensor.ts';
 
 /** Called after each tensor with the bytes loaded so far and the bytes in all. */
 export type LoadProgress = (loadedBytes: number, totalBytes: number) => void;
 
-/** Reads tensors from a file straight into kernel memory, in their stored type: no second copy. */
+/**
+ * Brings tensors into kernel memory in their stored type: mapped from the file where the backend can, else
+ * read straight into their place. There is no second copy.
+ */
 export class WeightLoader {
   readonly gguf: Gguf;
   readonly kernels: Kernels;
@@ -39,12 +42,26 @@ export class WeightLoader {
    */
   async load(name: string, shape: readonly number[]): Promise<Tensor> {
     const entry = requireTensor(this.gguf, name, shape);
-    const loaded = allocTensor(this.kernels, entry.dtype, entry.shape);
-    this.buffers.push(loaded.buffer);
+    const loaded = this.mapped(entry) ?? (await this.read(entry));
     this.loadedNames.add(name);
-    await readTensorInto(this.source, entry, this.kernels.view(bytesOf(loaded)) as Uint8Array);
     this.loadedBytes += entry.sizeBytes;
     this.onProgress?.(this.loadedBytes, this.source.sizeBytes - this.gguf.dataOffset);
+    return loaded;
+  }
+
+  private mapped({ dtype, shape, offset, sizeBytes }: UsableTensor): Tensor | undefined {
+    const { descriptor } = this.source;
+    if (descriptor === undefined || offset % 4 !== 0 || sizeBytes === 0) return undefined;
+    const buffer = this.kernels.mapFile?.(descriptor, offset, sizeBytes);
+    if (!buffer) return undefined;
+    this.buffers.push(buffer);
+    return tensor(buffer, dtype, shape);
+  }
+
+  private async read(entry: UsableTensor): Promise<Tensor> {
+    const loaded = allocTensor(this.kernels, entry.dtype, entry.shape);
+    this.buffers.push(loaded.buffer);
+    await readTensorInto(this.source, entry, this.kernels.view(bytesOf(loaded)) as Uint8Array);
     return loaded;
   }
 
