@@ -3,7 +3,7 @@ export { loadModel, type LoadOptions } from './model/load.ts';
 export type { Model } from './model/model.ts';
 export type { CacheBytes, CacheState, KvCache } from './cache/cache.ts';
 export type { ChatTurn } from './generate/chat-turn.ts';
-export { Chat, type ChatOptions } from './generate/chat.ts';
+export { Chat, type ChatAnswerOptions, type ChatOptions } from './generate/chat.ts';
 export { Session } from './generate/session.ts';
 export type { SessionState } from './generate/session-state.ts';
 export { decodeSession, encodeSession } from './generate/session-file.ts';
@@ -14,3 +14,4 @@ export {
   type Piece,
 } from './generate/generate.ts';
 export type { SampleOptions } from './generate/sample.ts';
+export type { ContextOptions, Forget, ShiftOptions } from './generate/shift.ts';

@@ -110,6 +110,21 @@ describe.skipIf(!isBuilt)('h1bkv', () => {
       expect(text([...greedy, '--backend', 'reference'])).toBe(text(greedy));
     });
 
+    test('a full context ends it, and says so; with --shift it goes on', () => {
+      const rest = ['--context', '32', '--max-tokens', '60'];
+      const ended = run(generateArgs(...rest));
+      expect(ended.err).toMatch(/the context is full; --shift goes on/);
+      const shifted = run(generateArgs(...rest, '--keep', '2'));
+      expect([ended.code, shifted.code]).toEqual([0, 0]);
+      expect(shifted.err).toMatch(/^\d+ tokens were forgotten to make room$/m);
+      expect(shifted.out.startsWith(ended.out.trimEnd())).toBe(true);
+      const { forgotten, tokens, promptTokens } = JSON.parse(
+        run(generateArgs(...rest, '--shift', '--json')).out,
+      ) as Record<string, number>;
+      expect(tokens).toBe(60);
+      expect(forgotten).toBeGreaterThanOrEqual(promptTokens + tokens - 32);
+    });
+
     test('an interrupt ends it at once, with no process left', async () => {
       const child = spawn(process.execPath, [
         cli,
@@ -217,6 +232,8 @@ describe.skipIf(!isBuilt)('h1bkv', () => {
       [['generate', 'x', '--text', 'y'], /two prompts/],
       [['generate', 'x', '--max-tokens', 'many'], /'many' is invalid\. It must be a whole number/],
       [['generate', 'x', '--max-tokens', '-1'], /'-1' is invalid/],
+      [generateArgs('--context', '513'), /context is 513; .* from 2 to 512/],
+      [generateArgs('--context', '64', '--keep', '63'), /keep 63 tokens; .* from 0 to 62/],
       [
         ['generate', 'x', '--threads', '0'],
         /'0' is invalid\. It must be a whole number from 1 to 64/,

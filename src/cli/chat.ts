@@ -4,8 +4,8 @@ import { Option, type Command } from 'commander';
 import { KvError } from '../errors/errors.ts';
 import { openFileSource } from '../format/file-node.ts';
 import type { ChatTurn } from '../generate/chat-turn.ts';
-import { Chat, type ChatOptions } from '../generate/chat.ts';
-import type { GenerateOptions, GenerateStats, Piece } from '../generate/generate.ts';
+import { Chat, type ChatAnswerOptions, type ChatOptions } from '../generate/chat.ts';
+import type { GenerateStats, Piece } from '../generate/generate.ts';
 import { encodeSession, isSession } from '../generate/session-file.ts';
 import { readSessionFile, writeSessionFile } from '../generate/session-file-node.ts';
 import type { SessionState } from '../generate/session-state.ts';
@@ -35,9 +35,9 @@ export function define(command: Command): void {
     .option('--cache <spec>', 'cache method, such as f16, h1b or h1b:b=128', 'h1b')
     .option('--system <text>', 'system message')
     .addOption(
-      new Option('--overflow <how>', 'when the context is full: refuse, or forget the oldest turns')
-        .choices(['stop', 'shift'])
-        .default('stop'),
+      new Option('--overflow <how>', 'when the context is full: forget the oldest turns, or refuse')
+        .choices(['shift', 'stop'])
+        .default('shift'),
     )
     .addHelpText('after', `\nIn the chat:\n${help}\n\nExample:\n  h1bkv chat --model model.gguf`)
     .action((flags: ChatFlags) => run(flags, command.getOptionValueSource('cache') === 'cli'));
@@ -155,7 +155,7 @@ class Conversation {
         return this.answer((options) => this.chat.regenerate(options));
       case '/context':
         return console.log(
-          `${this.chat.session.tokens.length} of ${this.model.contextLength} tokens, ${this.chat.messages.length} messages`,
+          `${this.chat.session.tokens.length} of ${this.flags.context ?? this.model.contextLength} tokens, ${this.chat.messages.length} messages`,
         );
       case '/cache':
         return this.describeCache();
@@ -169,7 +169,7 @@ class Conversation {
   }
 
   private async answer(
-    ask: (options: GenerateOptions) => AsyncGenerator<Piece, GenerateStats>,
+    ask: (options: ChatAnswerOptions) => AsyncGenerator<Piece, GenerateStats>,
   ): Promise<void> {
     this.answering = new AbortController();
     const { signal } = this.answering;

@@ -1,7 +1,7 @@
 import { existsSync, readFileSync } from 'node:fs';
-import type { Command } from 'commander';
+import { Option, type Command } from 'commander';
 import { KvError } from '../errors/errors.ts';
-import type { GenerateStats, Piece } from '../generate/generate.ts';
+import type { GenerateOptions, GenerateStats } from '../generate/generate.ts';
 import { encodeSession } from '../generate/session-file.ts';
 import { readSessionFile, writeSessionFile } from '../generate/session-file-node.ts';
 import { Session } from '../generate/session.ts';
@@ -26,12 +26,15 @@ export interface SamplingFlags {
   readonly repeatPenalty: number;
   readonly seed: number;
   readonly stop: string[];
+  readonly context?: number;
 }
 
 interface GenerateFlags extends ModelFlags, SamplingFlags {
   readonly cache: string;
   readonly text?: string;
   readonly session?: string;
+  readonly shift?: boolean;
+  readonly keep?: number;
   readonly special?: boolean;
   readonly json?: boolean;
 }
@@ -45,7 +48,12 @@ export function addSamplingFlags(command: Command): Command {
     .option('--min-p <p>', 'keep tokens at least p as likely as the best', anyNumber, 0)
     .option('--repeat-penalty <r>', 'above 1 avoids recent tokens', anyNumber, 1)
     .option('--seed <n>', 'of the random choices', anyNumber, 0)
-    .option('--stop <text>', 'end before this text; may be repeated', collectTexts, []);
+    .option('--stop <text>', 'end before this text; may be repeated', collectTexts, [])
+    .option(
+      '--context <n>',
+      'tokens seen at most (default: all the model can)',
+      wholeNumber(2, 1e9),
+    );
 }
 
 /** Parser for flags that may be repeated. */
@@ -61,6 +69,12 @@ export function define(command: Command): void {
     .option(
       '--session <file>',
       'go on with the session in this file, if it is there; save it after',
+    )
+    .option('--shift', 'when the context is full, forget the oldest tokens and go on')
+    .addOption(
+      new Option('--keep <n>', 'the first tokens that --shift never forgets (default: BOS)')
+        .argParser(wholeNumber(0, 1e9))
+        .implies({ shift: true }),
     )
     .option('--special', 'read control tokens in the prompt as such')
     .option('--json', 'print one JSON document on standard output')
@@ -86,9 +100,11 @@ async function run(
     session.append(text, { parseSpecial: flags.special ?? false });
     const interrupt = new AbortController();
     process.once('SIGINT', () => interrupt.abort());
-    const pieces = session.generate({ ...flags, signal: interrupt.signal });
+    const { keep } = flags;
+    const shift = flags.shift ? (keep === undefined ? {} : { keep }) : undefined;
+    const options = { ...flags, shift, signal: interrupt.signal };
     let shown = flags.json ? undefined : text;
-    const { answer, stats } = await collect(pieces, session.tokens.length, (piece) => {
+    const { answer, stats } = await collect(session, options, (piece) => {
       // The prompt waits for the first piece: until then the call may yet be refused.
       if (shown !== undefined) process.stdout.write(shown + piece);
       if (shown) shown = '';
@@ -168,14 +184,15 @@ function readPrompt(prompt: string | undefined, file: string | undefined): strin
 
 /**
  * Runs a generation until it ends or is aborted.
- * @param promptTokens tokens that it begins with
  * @returns its text, and what the generator returned, or counts and times of our own if it was aborted
  */
-export async function collect(
-  pieces: AsyncGenerator<Piece, GenerateStats>,
-  promptTokens: number,
+async function collect(
+  session: Session,
+  options: GenerateOptions,
   onText: (text: string) => void,
 ): Promise<{ answer: string; stats: RunStats }> {
+  const promptTokens = session.tokens.length;
+  const pieces = session.generate(options);
   let answer = '';
   let tokens = 0;
   const began = performance.now();
@@ -191,11 +208,13 @@ export async function collect(
   } catch (error) {
     if (!(error instanceof KvError && error.code === 'aborted')) throw error;
     const decodeMs = performance.now() - began - prefillMs;
-    return { answer, stats: { promptTokens, tokens, prefillMs, decodeMs, ended: 'aborted' } };
+    const forgotten = promptTokens + tokens - session.tokens.length;
+    const counts = { promptTokens, tokens, forgotten };
+    return { answer, stats: { ...counts, prefillMs, decodeMs, ended: 'aborted' } };
   }
 }
 
-export type RunStats = Omit<GenerateStats, 'ended'> & {
+type RunStats = Omit<GenerateStats, 'ended'> & {
   readonly ended: GenerateStats['ended'] | 'aborted';
 };
 
@@ -205,6 +224,7 @@ async function summarize(model: Model, session: Session, method: string, stats: 
   return {
     tokens: stats.tokens,
     promptTokens: stats.promptTokens,
+    forgotten: stats.forgotten,
     ended: stats.ended,
     prefillTokensPerSecond: perSecond(stats.promptTokens, stats.prefillMs),
     decodeTokensPerSecond: perSecond(stats.tokens - 1, stats.decodeMs),
@@ -234,6 +254,10 @@ function sentence(report: Report): string {
   return [
     `${report.tokens} tokens, ${report.decodeTokensPerSecond.toFixed(1)} tokens/s after a prompt of ${report.promptTokens} at ${report.prefillTokensPerSecond.toFixed(0)} tokens/s (${report.backend}, ${report.threads} threads)`,
     `cache ${cache.spec}: ${formatBytes(cache.bytes)}; f16 would have taken ${formatBytes(cache.bytesF16)}`,
+    ...(report.forgotten > 0 ? [`${report.forgotten} tokens were forgotten to make room`] : []),
+    ...(report.ended === 'context'
+      ? ['the context is full; --shift goes on, without the oldest tokens']
+      : []),
     ...(session ? [`session of ${session.tokens} tokens saved to ${session.file}`] : []),
   ].join('\n');
 }

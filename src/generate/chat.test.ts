@@ -202,8 +202,12 @@ describe('errors lose nothing', () => {
 
 describe('a conversation longer than the context', () => {
   let small: Model;
+  /** the same, and no answer of its ends by itself */
+  let endless: Model;
   beforeAll(async () => {
     small = await forgeModel({ contextLength: 160 });
+    const tokenizer: unknown = Object.create(small.tokenizer, { eosIds: { value: [] } });
+    endless = Object.create(small, { tokenizer: { value: tokenizer } }) as Model;
   });
   afterAll(() => small.dispose());
   const system = { role: 'system', content: 'rule' };
@@ -211,7 +215,7 @@ describe('a conversation longer than the context', () => {
   const three = [user(long('a')), assistant('1'), user(long('b')), assistant('2')];
 
   test('is refused with stop, and nothing changes', async () => {
-    const chat = await open({ messages: [system, ...three] }, small);
+    const chat = await open({ messages: [system, ...three], overflow: 'stop' }, small);
     const tokens = [...chat.session.tokens];
     const sending = read(chat.send('c'.repeat(160), few));
     await expect(sending).rejects.toEqual(error('range', /has \d{3} tokens; .* is 160.*"shift"/));
@@ -231,6 +235,60 @@ describe('a conversation longer than the context', () => {
     for (const letter of 'defgh') await read(chat.send(long(letter), few));
     expect(chat.messages[0]).toEqual(system);
     expect(chat.session.tokens.length).toBeLessThanOrEqual(160);
+  });
+
+  test('goes on in the middle of an answer: the oldest exchanges make room for it', async () => {
+    const onShift = vi.fn();
+    const chat = await open({ messages: [system, ...three], onShift }, endless);
+    const { stats } = await read(chat.send('c', { maxTokens: 60 }));
+    expect(stats).toMatchObject({ ended: 'max-tokens', tokens: 60 });
+    expect(onShift).toHaveBeenCalledOnce();
+    const [dropped] = onShift.mock.calls[0] as number[];
+    const kept = [system, ...three.slice(2 * dropped), user('c')];
+    expect(dropped).toBeGreaterThan(0);
+    expect(chat.messages.slice(0, -1)).toEqual(kept);
+    const fresh = await open({ messages: kept }, endless);
+    await read(fresh.regenerate({ maxTokens: 0 }));
+    const { length } = fresh.session.tokens;
+    expect(chat.session.tokens.slice(0, length)).toEqual(fresh.session.tokens);
+    expect(chat.session.tokens.length).toBe(length + 60);
+  });
+
+  test('goes on when one answer outgrows the context, and forgets how the answer began', async () => {
+    const chat = await open({ messages: [system] }, endless);
+    const before = await open({ messages: [system, user('c')] }, endless);
+    await read(before.regenerate({ maxTokens: 0 }));
+    const { text, stats } = await read(chat.send('c', { maxTokens: 300 }));
+    expect(stats).toMatchObject({ ended: 'max-tokens', tokens: 300 });
+    expect(stats.forgotten).toBeGreaterThan(300 - 160);
+    expect(chat.messages).toEqual([system, user('c'), assistant(text)]);
+    const { tokens } = before.session;
+    expect(chat.session.tokens.slice(0, tokens.length)).toEqual(tokens);
+  });
+
+  test('ends the answer with stop', async () => {
+    const chat = await open({ messages: [system], overflow: 'stop' }, endless);
+    const { stats } = await read(chat.send('c', { maxTokens: 300 }));
+    expect(stats).toMatchObject({ ended: 'context', forgotten: 0 });
+  });
+
+  test('heeds a context that is chosen smaller', async () => {
+    const chat = await open({ messages: [system, ...three] }, endless);
+    await read(chat.send('c', { maxTokens: 30, context: 90 }));
+    expect(chat.session.tokens.length).toBeLessThanOrEqual(90);
+    const sending = read(chat.send('c', { context: 1000 }));
+    await expect(sending).rejects.toEqual(error('usage', /context is 1000/));
+  });
+
+  test('forgets in large steps: a message seldom runs all that stays again', async () => {
+    const chat = await open({}, endless);
+    const fed: number[] = [];
+    for (const letter of 'abcdefghijklmnopqrstuvwx') {
+      fed.push((await read(chat.send(letter, { maxTokens: 4 }))).stats.promptTokens);
+    }
+    const rerun = fed.filter((count) => count > 40).length;
+    expect(rerun).toBeGreaterThan(1);
+    expect(rerun).toBeLessThan(8);
   });
 
   test('is refused with shift when one message alone is too long', async () => {

@@ -9,6 +9,10 @@ import {
   type Piece,
 } from './generate.ts';
 import { Session } from './session.ts';
+import { contextOf, rewind, withoutOldest, type Forget } from './shift.ts';
+
+/** As of `generate`; what happens when the context is full is the conversation's choice. */
+export type ChatAnswerOptions = Omit<GenerateOptions, 'shift'>;
 
 export interface ChatOptions {
   /** spec of the cache, default `h1b` */
@@ -20,8 +24,8 @@ export interface ChatOptions {
   /** The conversation so far, such as a system message. */
   readonly messages?: readonly ChatTurn[];
   /**
-   * What to do when the conversation outgrows the model's context: `stop` (the default) refuses
-   * the message, `shift` forgets the oldest exchanges after the system message.
+   * What to do when the conversation outgrows the context: `shift` (the default) forgets the oldest
+   * exchanges after the system message, `stop` refuses the message, or ends the answer there.
    */
   readonly overflow?: 'stop' | 'shift';
   /** Told how many exchanges `shift` forgot, once the answer to the new message is kept. */
@@ -40,8 +44,16 @@ const plainTemplate = `{%- for message in messages -%}
 /** Ends an answer in the plain format: the model goes on with the user's part. */
 const plainStop = '\nUser:';
 
-/** Answers get this part of the context before `shift` forgets more to make room for them. */
+/** Before `shift` forgets more, an answer that may be longer has this part of the context. */
 const answerShare = 1 / 4;
+
+/** What is left of a conversation, and its tokens, up to where the answer begins. */
+interface Past {
+  readonly turns: readonly ChatTurn[];
+  readonly ids: Int32Array;
+  /** exchanges forgotten */
+  readonly dropped: number;
+}
 
 /**
  * A conversation in the model's own chat format. Every message encodes the whole conversation
@@ -85,7 +97,7 @@ export class Chat {
    * @throws KvError "range" if the conversation does not fit the context, "format" if the template
    *   refuses it, "usage" while another answer is being given; as `generate` otherwise
    */
-  send(text: string, options: GenerateOptions = {}): AsyncGenerator<Piece, GenerateStats> {
+  send(text: string, options: ChatAnswerOptions = {}): AsyncGenerator<Piece, GenerateStats> {
     return this.answer(() => [...this.turns, { role: 'user', content: text }], options);
   }
 
@@ -93,7 +105,7 @@ export class Chat {
    * Streams another answer to the last message of the user. The old one is kept until then.
    * @throws KvError "usage" if there is no message of the user; as `send` otherwise
    */
-  regenerate(options: GenerateOptions = {}): AsyncGenerator<Piece, GenerateStats> {
+  regenerate(options: ChatAnswerOptions = {}): AsyncGenerator<Piece, GenerateStats> {
     return this.answer(() => {
       const last = this.lastUserTurn();
       ensure(last >= 0, 'usage', () => 'chat: there is nothing to answer. Send a message first.');
@@ -122,17 +134,29 @@ export class Chat {
 
   private async *answer(
     question: () => readonly ChatTurn[],
-    options: GenerateOptions,
+    options: ChatAnswerOptions,
   ): AsyncGenerator<Piece, GenerateStats> {
     this.ensureIdle();
-    const { turns, ids, dropped } = this.fit(question(), options.maxTokens ?? defaultMaxTokens);
+    const context = contextOf(this.session.model, options);
+    const room = Math.min(options.maxTokens ?? defaultMaxTokens, Math.floor(context * answerShare));
+    let past = this.fit(question(), room, context);
+    /** Exchanges go first; where one question and its answer fill the context, the answer's beginning. */
+    const forget: Forget = (tokens) => {
+      const answer = tokens.slice(past.ids.length);
+      past = this.forgetOldest(past, answer.length + room, context);
+      const kept = [...past.ids, ...answer];
+      if (kept.length < context) return kept;
+      const { length } = past.ids;
+      return length <= context - 2 ? withoutOldest(kept, length, context) : undefined;
+    };
     const stop = [...(options.stop ?? []), ...(this.format === 'plain' ? [plainStop] : [])];
     let said = '';
     let outcome: 'ended' | 'interrupted' | 'failed' = 'interrupted';
     this.answering = true;
     try {
-      this.rewind(ids);
-      const pieces = this.session.generate({ ...options, stop });
+      rewind(this.session.tokens, this.session.cache, past.ids);
+      const shift = this.shifts ? forget : undefined;
+      const pieces = this.session.generate({ ...options, stop, shift });
       for (;;) {
         const next = await pieces.next();
         if (next.done) {
@@ -150,46 +174,42 @@ export class Chat {
       this.answering = false;
       if (outcome === 'ended' || (outcome === 'interrupted' && said !== '')) {
         const reply = { role: 'assistant', content: said };
-        this.turns = [...turns, outcome === 'ended' ? reply : { ...reply, interrupted: true }];
-        if (dropped > 0) this.options.onShift?.(dropped);
+        this.turns = [...past.turns, outcome === 'ended' ? reply : { ...reply, interrupted: true }];
+        if (past.dropped > 0) this.options.onShift?.(past.dropped);
       }
     }
   }
 
-  /** Makes the session's tokens `ids`, and keeps of its cache what they have in common. */
-  private rewind(ids: Int32Array): void {
-    const { tokens } = this.session;
-    let common = 0;
-    while (common < ids.length && ids[common] === tokens[common]) common++;
-    this.session.truncate(common);
-    for (const id of ids.subarray(common)) tokens.push(id);
+  /** The conversation, without as many of its oldest exchanges as must go. */
+  private fit(turns: readonly ChatTurn[], room: number, context: number): Past {
+    const whole: Past = { turns, ids: this.encode(turns), dropped: 0 };
+    const past = this.shifts ? this.forgetOldest(whole, room, context) : whole;
+    ensure(past.ids.length < context, 'range', () => {
+      const next = this.shifts
+        ? 'Shorten the message.'
+        : 'Undo, start a new chat, or choose overflow "shift".';
+      return `chat: the conversation has ${past.ids.length} tokens; the context of "${this.session.model.name}" is ${context}, one of them for the answer. ${next}`;
+    });
+    return past;
   }
 
-  /** The conversation, without as many of its oldest exchanges as must go. */
-  private fit(
-    conversation: readonly ChatTurn[],
-    maxTokens: number,
-  ): { turns: readonly ChatTurn[]; ids: Int32Array; dropped: number } {
-    const { contextLength, name } = this.session.model;
-    const room = Math.min(maxTokens, Math.floor(contextLength * answerShare));
-    let turns = conversation;
-    let ids = this.encode(turns);
-    let dropped = 0;
-    while (this.options.overflow === 'shift' && ids.length + room > contextLength) {
-      const shorter = withoutOldestExchange(turns);
-      if (!shorter) break;
-      turns = shorter;
-      ids = this.encode(turns);
-      dropped++;
+  /**
+   * Forgets exchanges until `room` tokens are free, if that can be; and then, as what stays is run
+   * again, more of them as long as half of the context stays in use.
+   */
+  private forgetOldest(past: Past, room: number, context: number): Past {
+    if (past.ids.length + room <= context) return past;
+    for (;;) {
+      const turns = withoutOldestExchange(past.turns);
+      if (!turns) return past;
+      const ids = this.encode(turns);
+      if (past.ids.length + room <= context && ids.length + room < context / 2) return past;
+      past = { turns, ids, dropped: past.dropped + 1 };
     }
-    ensure(ids.length < contextLength, 'range', () => {
-      const next =
-        this.options.overflow === 'shift'
-          ? 'Shorten the message.'
-          : 'Undo, start a new chat, or choose overflow "shift".';
-      return `chat: the conversation has ${ids.length} tokens; the context of "${name}" is ${contextLength}, one of them for the answer. ${next}`;
-    });
-    return { turns, ids, dropped };
+  }
+
+  private get shifts(): boolean {
+    return this.options.overflow !== 'stop';
   }
 
   private encode(messages: readonly ChatTurn[]): Int32Array {

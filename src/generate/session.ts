@@ -19,7 +19,7 @@ import { expectModel, type SessionState } from './session-state.ts';
 export class Session {
   readonly model: Model;
   readonly cache: KvCache;
-  /** Everything said so far; the cache holds a prefix of it. */
+  /** Everything said so far, less what a shift forgot; the cache holds a prefix of it. */
   readonly tokens: number[];
 
   private constructor(model: Model, cache: KvCache, tokens: number[]) {
@@ -59,7 +59,7 @@ export class Session {
     for (const id of ids) this.tokens.push(id);
   }
 
-  /** Streams a continuation; see `generate`. */
+  /** Streams a continuation; see `generate`. With `shift`, tokens that make room leave the session. */
   generate(options?: GenerateOptions): AsyncGenerator<Piece, GenerateStats> {
     return generate(this.model, this.cache, this.tokens, options);
   }
