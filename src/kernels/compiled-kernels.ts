@@ -1,4 +1,5 @@
 import { ensure, KvError } from '../errors/errors.ts';
+import { Scratch, StructWriter } from './call-memory.ts';
 import { check, checkAttend } from './check.ts';
 import type {
   AffineBits,
@@ -12,69 +13,9 @@ import type {
   Segment,
   Tensor,
 } from './kernels.ts';
+import type { KernelExports, Machine } from './machine.ts';
 import { bytesOf, hostView } from './tensor.ts';
 import { elementCount, weightDTypes } from '../math/dtype.ts';
-
-/** The C kernels of native/, called with numbers; addresses are of the machine's memory. */
-export interface KernelExports {
-  embed(...args: number[]): void;
-  rms_norm(...args: number[]): number;
-  linear(...args: number[]): number;
-  linear_scratch_bytes(...args: number[]): number;
-  rope(...args: number[]): void;
-  add(...args: number[]): void;
-  add_bias(...args: number[]): void;
-  swiglu(...args: number[]): void;
-  store_rows(...args: number[]): number;
-  store_sketch(...args: number[]): number;
-  store_codes(...args: number[]): number;
-  query_tables(...args: number[]): number;
-  store_affine(...args: number[]): number;
-  attend(...args: number[]): number;
-  attend_scratch_bytes(...args: number[]): number;
-  scores(...args: number[]): void;
-}
-
-/** What runs the C kernels: a WebAssembly instance, or the addon. */
-export interface Machine {
-  readonly backend: 'wasm' | 'native';
-  /** One line for people. */
-  readonly description: string;
-  readonly threads: number;
-  /** 32-bit words of an address in the structs of C. */
-  readonly addressWords: 1 | 2;
-  readonly maxBytes: number;
-  readonly exports: KernelExports;
-  /** Address of zeroed bytes, aligned to 64. @throws KvError "memory"; nothing is changed */
-  allocate(sizeBytes: number): number;
-  free(address: number): void;
-  /** Address of bytes of a file, or undefined; see `Kernels.mapFile`. `free` takes it back. */
-  mapFile?(descriptor: number, offset: number, sizeBytes: number): number | undefined;
-  /** Where TypeScript sees what was allocated at an address. */
-  memory(address: number): { readonly buffer: ArrayBufferLike; readonly start: number };
-  /** Stops threads and releases all memory. */
-  close(): void;
-}
-
-/** More threads than this only wait for memory; a caller may still ask for up to `maxThreads`. */
-const maxDefaultThreads = 16;
-const maxThreads = 64;
-
-/** Threads of a backend. @throws KvError "range" for a number that makes no sense */
-export function threadCount(backend: string, asked: number | undefined, hardware: number): number {
-  const threads = asked ?? Math.min(hardware, maxDefaultThreads);
-  ensure(
-    Number.isInteger(threads) && threads >= 1 && threads <= maxThreads,
-    'range',
-    () => `${backend}: ${threads} threads; it must be a whole number from 1 to ${maxThreads}.`,
-  );
-  return threads;
-}
-
-/** For descriptions. */
-export function inWords(threads: number): string {
-  return threads === 1 ? '1 thread' : `${threads} threads`;
-}
 
 /** Weights are numbered as in native/elementwise.h, forms as in native/attend.c. */
 const dtypeCodes = Object.fromEntries(weightDTypes.map((dtype, code) => [dtype, code]));
@@ -97,22 +38,6 @@ class CompiledBuffer implements KernelBuffer {
     this.address = address;
     this.sizeBytes = sizeBytes;
     this.isFile = isFile;
-  }
-}
-
-/** Memory for one call at a time. It only grows; what was in it may be lost. */
-class Scratch {
-  private address = 0;
-  private sizeBytes = 0;
-
-  at(machine: Machine, sizeBytes: number): number {
-    if (this.sizeBytes >= sizeBytes) return this.address;
-    const larger = Math.ceil(sizeBytes * 1.25);
-    const address = machine.allocate(larger);
-    if (this.sizeBytes > 0) machine.free(this.address);
-    this.address = address;
-    this.sizeBytes = larger;
-    return address;
   }
 }
 
@@ -407,37 +332,5 @@ export class CompiledKernels implements Kernels {
           'range',
           `${kernel}: a value is ${values[bad]}; f16 holds up to 65504. Use the f32 cache.`,
         );
-  }
-}
-
-/** Writes structs of C one field after the other; addresses are aligned as C aligns them. */
-class StructWriter {
-  /** Address of the first field. */
-  readonly start: number;
-  private readonly words: Uint32Array;
-  private readonly floats: Float32Array;
-  private readonly addressWords: number;
-  private next = 0;
-
-  constructor(machine: Machine, address: number, words: number) {
-    const { buffer, start } = machine.memory(address);
-    this.start = address;
-    this.words = new Uint32Array(buffer, start, words);
-    this.floats = new Float32Array(buffer, start, words);
-    this.addressWords = machine.addressWords;
-  }
-
-  word(value: number): void {
-    this.words[this.next++] = value;
-  }
-
-  float(value: number): void {
-    this.floats[this.next++] = value;
-  }
-
-  address(value: number): void {
-    this.next += this.next % this.addressWords;
-    this.words[this.next++] = value;
-    if (this.addressWords === 2) this.words[this.next++] = value / 2 ** 32;
   }
 }

@@ -4,14 +4,9 @@ import { createRequire } from 'node:module';
 import { availableParallelism, totalmem } from 'node:os';
 import { fileURLToPath } from 'node:url';
 import { ensure, KvError } from '../errors/errors.ts';
-import {
-  CompiledKernels,
-  inWords,
-  threadCount,
-  type KernelExports,
-  type Machine,
-} from './compiled-kernels.ts';
+import { CompiledKernels } from './compiled-kernels.ts';
 import type { InstructionSet, Kernels } from './kernels.ts';
+import { inWords, threadCount, type KernelExports, type Machine } from './machine.ts';
 
 export interface NativeOptions {
   /** Threads that compute, this one included. Default: what the machine has, at most 16. */

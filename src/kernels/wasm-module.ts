@@ -1,6 +1,6 @@
 import { KvError } from '../errors/errors.ts';
 import { platform } from '#kernels-platform';
-import type { KernelExports } from './compiled-kernels.ts';
+import type { KernelExports } from './machine.ts';
 import { createMemory, Heap } from './memory.ts';
 import type { Thread } from './platform.ts';
 

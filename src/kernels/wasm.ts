@@ -1,13 +1,8 @@
 import { platform } from '#kernels-platform';
 import { ensure } from '../errors/errors.ts';
-import {
-  CompiledKernels,
-  inWords,
-  threadCount,
-  type KernelExports,
-  type Machine,
-} from './compiled-kernels.ts';
+import { CompiledKernels } from './compiled-kernels.ts';
 import type { Kernels } from './kernels.ts';
+import { inWords, threadCount, type KernelExports, type Machine } from './machine.ts';
 import { hasRelaxedSimd, instantiate, noSharedMemory, type WasmInstance } from './wasm-module.ts';
 
 export interface WasmOptions {
