@@ -92,6 +92,16 @@ describe('what is kept', () => {
     expect(support({ ...options, seed: 4 })).toEqual(ids);
   });
 
+  test('logits of both signs are ordered, equal ones by id', () => {
+    const row = Float32Array.of(-3, 2, -1, 0, 5, -0.5, 2);
+    const order = [4, 1, 6, 3, 5, 2, 0];
+    for (let topK = 1; topK <= order.length; topK++) {
+      const sampler = new Sampler({ topK, temperature: 100, seed: topK });
+      const drawn = new Set(Array.from({ length: 300 }, () => sampler.sample(row, [])));
+      expect([...drawn].sort()).toEqual(order.slice(0, topK).sort());
+    }
+  });
+
   test('top-k, top-p and min-p look at the probabilities before the temperature', () => {
     for (const options of [{ topK: 2 }, { topP: 0.7 }, { minP: 0.4 }]) {
       expect(support({ ...options, temperature: 50, seed: 5 })).toEqual([1, 3]);
