@@ -6,7 +6,7 @@ import { encode } from '../math/blocks.ts';
 import { f32ToF16 } from '../math/f16.ts';
 import { statisticsOf, type LayerStatistics } from './adapter.ts';
 import type { CacheMethod, LayerShape } from './cache.ts';
-import { allocatedCodec, uniformCodec } from './codec.ts';
+import { allocatedCodec, balancedBasis, uniformCodec } from './codec.ts';
 import { CodeScratch } from './code-scratch.ts';
 import { allocConstants, allocTensors, perHead } from './constants.ts';
 import { expectAffine } from './affine-values.ts';
@@ -291,7 +291,7 @@ class AllocatedKeys implements KeyCoder {
     const rows = new Int32Array(nKvHeads);
     for (let head = 0; head < nKvHeads; head++) {
       const statistics = { keys: ofHead(keys, head), queries: ofHead(queries, head) };
-      const codec = allocatedCodec(statistics, d, this.nibbles);
+      const codec = allocatedCodec(balancedBasis(statistics, d), d, this.nibbles);
       levels.set(codec.levels, head * codec.levels.length);
       rows[head] = codec.bits.length;
       let next = head * d;
