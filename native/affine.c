@@ -55,8 +55,8 @@ static uint32_t leave_out(float *weights, int32_t rows, float share, float *tota
       f32x4 weight = load_f32x4(w);
       i32x4 above = weight > least;
       kept[k] |= above;
-      dropped += select(above, splat(0), weight);
-      store_f32x4(w, select(above, weight, splat(0)));
+      dropped += select_f32(above, splat(0), weight);
+      store_f32x4(w, select_f32(above, weight, splat(0)));
     }
     totals[r] -= sum_f32(dropped);
   }
@@ -122,40 +122,40 @@ INLINE void add_words(const Quantized *weights, int32_t rows, const uint8_t *cod
                       size_t stride) {
   const int32_t planes = codes_per_word(bits), vectors = 4 / planes;
   u32x4 shifted[TRIPLE][4];
-#pragma unroll
+  UNROLL
   for (int32_t r = 0; r < rows; r++)
-#pragma unroll
+    UNROLL
     for (int32_t i = 0; i < 4; i++) shifted[r][i] = (u32x4)splat_i32(0);
-#pragma clang loop unroll(disable) // see linear.c
+  NO_UNROLL // see linear.c
   for (int32_t k = 0; k < positions; k += 2, codes += 2 * l->row_bytes) {
     // An odd last position is its own partner, whose weight is zero.
     const uint8_t *partner = k + 1 < positions ? codes + l->row_bytes : codes;
     i16x8 a, b;
     if (vectors == 2) a = eight_words(codes, width), b = eight_words(partner, width);
-#pragma unroll
+    UNROLL
     for (int32_t v = 0; v < vectors; v++) {
       i16x8 pairs = vectors == 1 ? word_pairs(codes, partner, l, width, bits)
                     : v == 0     ? interleave_low(a, b)
                                  : interleave_high(a, b);
       i16x8 plane[4];
-#pragma unroll
+      UNROLL
       for (int32_t p = 0; p < planes; p++) plane[p] = shift_right_u16(pairs, p * bits);
-#pragma unroll
+      UNROLL
       for (int32_t r = 0; r < rows; r++) {
         i16x8 weight = splat_pair(weights[r].q + k);
-#pragma unroll
+        UNROLL
         for (int32_t p = 0; p < planes; p++)
           shifted[r][v * planes + p] += (u32x4)dot_i16(plane[p], weight);
       }
     }
   }
-#pragma unroll
+  UNROLL
   for (int32_t r = 0; r < rows; r++) {
     i32x4 middles = splat_i32(middle_code(bits) * weights[r].total);
     f32x4 unit = splat(weights[r].unit), centre = splat(weights[r].centre);
-#pragma unroll
+    UNROLL
     for (int32_t v = 0; v < vectors; v++) {
-#pragma unroll
+      UNROLL
       for (int32_t p = 0; p < planes; p++) {
         u32x4 codes = shifted[r][v * planes + p];
         if (p + 1 < planes) codes -= shifted[r][v * planes + p + 1] << bits;
@@ -220,7 +220,7 @@ static void add_row(const Quantized *weights, const uint8_t *codes, int32_t posi
  * codes count from the middle, so a group errs by at most GROUP / 2 * 8 steps / 32767 of its
  * largest weight.
  */
-void add_affine(float *weights, int32_t rows, const AffineValues *values, int32_t count,
+static void add_affine(float *weights, int32_t rows, const AffineValues *values, int32_t count,
                 float share, float *totals, float *sums, size_t stride, uint8_t *scratch) {
   int32_t bits = values->bits;
   size_t dim = values->dim, row_bytes = dim * (size_t)bits / 8;

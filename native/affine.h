@@ -20,5 +20,5 @@ typedef struct {
  * @param sums    f32 [rows, stride]
  * @param scratch room for GROUP rows of codes
  */
-void add_affine(float *weights, int32_t rows, const AffineValues *values, int32_t count,
+static void add_affine(float *weights, int32_t rows, const AffineValues *values, int32_t count,
                 float share, float *totals, float *sums, size_t stride, uint8_t *scratch);

@@ -20,7 +20,7 @@ enum {
   PAD = 8,      /* floats past the end of a row that vector code may touch */
 };
 
-/* Numbered as in src/kernels/wasm.ts. */
+/* Numbered as in src/kernels/compiled-kernels.ts. */
 enum { KEYS_F32 = 0, KEYS_F16 = 1, KEYS_SKETCH = 2, KEYS_CODES = 3 };
 enum { VALUES_F32 = 0, VALUES_F16 = 1, VALUES_AFFINE2 = 2, VALUES_AFFINE3, VALUES_AFFINE4 };
 
@@ -160,18 +160,18 @@ INLINE void score_rows(const float *queries, int32_t rows, const float *scales, 
     // An odd last key is its own partner; the score past the end is masked afterwards.
     size_t first = (size_t)j * width, second = j + 1 < count ? first + width : first;
     f32x4 a[TRIPLE], b[TRIPLE];
-#pragma unroll
+    UNROLL
     for (int32_t r = 0; r < rows; r++) a[r] = b[r] = splat(0);
     for (size_t c = 0; c < width; c += LANES) {
       f32x4 x = load_number4(keys, is_half, first + c), y = load_number4(keys, is_half, second + c);
-#pragma unroll
+      UNROLL
       for (int32_t r = 0; r < rows; r++) {
         f32x4 q = load_f32x4(queries + (size_t)r * width + c);
         a[r] = madd(q, x, a[r]);
         b[r] = madd(q, y, b[r]);
       }
     }
-#pragma unroll
+    UNROLL
     for (int32_t r = 0; r < rows; r++) {
       f32x4 sums = sum_each_f32(a[r], b[r], a[r], b[r]);
       out[r * TILE + j] = scales[r] * sums[0];
@@ -336,19 +336,19 @@ INLINE void add_values(const float *weights, int32_t rows, const void *values, i
   for (size_t c = 0; c < width; c += 2 * LANES) {
     size_t second = c + LANES < width ? LANES : 0; // an odd last vector is its own partner
     f32x4 a[TRIPLE], b[TRIPLE];
-#pragma unroll
+    UNROLL
     for (int32_t r = 0; r < rows; r++) a[r] = b[r] = splat(0);
     size_t at = c;
     for (int32_t k = 0; k < count; k++, at += width) {
       f32x4 x = load_number4(values, is_half, at), y = load_number4(values, is_half, at + second);
-#pragma unroll
+      UNROLL
       for (int32_t r = 0; r < rows; r++) {
         f32x4 weight = splat(weights[r * TILE + k]);
         a[r] = madd(weight, x, a[r]);
         b[r] = madd(weight, y, b[r]);
       }
     }
-#pragma unroll
+    UNROLL
     for (int32_t r = 0; r < rows; r++) {
       float *sum = sums + (size_t)r * stride + c;
       store_f32x4(sum, load_f32x4(sum) + a[r]);

@@ -7,7 +7,7 @@
 
 enum { MAX_GROUPS = 512 }; /* check.ts refuses more */
 
-/* Numbered as in src/kernels/wasm.ts. */
+/* Numbered as in src/kernels/compiled-kernels.ts. */
 enum { UNBIASED = 0, LEAST_SQUARES = 1, NORM = 2, NO_SCALE = 3 };
 
 /* --- projections: sums in f32 in an order that is part of the contract ------------------------ */
@@ -21,7 +21,7 @@ INLINE f32x4 load_some_f32(const float *p, size_t count) {
 
 /** out = matrix x. @param matrix f32 [rows, d], rows a multiple of LANES */
 static void multiply(const float *matrix, size_t rows, const float *x, size_t d, float *out) {
-#pragma clang fp contract(off) // a fused sum would differ from other backends'
+  NO_FUSING // a fused sum would differ from other backends'
   size_t whole = d / LANES * LANES;
   for (size_t row = 0; row < rows; row += LANES, matrix += LANES * d) {
     const float *m0 = matrix, *m1 = m0 + d, *m2 = m1 + d, *m3 = m2 + d;
@@ -46,7 +46,7 @@ static void multiply(const float *matrix, size_t rows, const float *x, size_t d,
 }
 
 static double sum_of_products(const float *a, const float *b, size_t count) {
-#pragma clang fp contract(off)
+  NO_FUSING
   double sum = 0;
   for (size_t i = 0; i < count; i++) sum += (double)a[i] * b[i];
   return sum;
@@ -81,7 +81,7 @@ INLINE int32_t nearest_level(f32x4 u, const float *levels) {
                      squares(u - load_f32x4(levels + 8)), squares(u - load_f32x4(levels + 12)));
     i32x4 nearer = distance < least;
     nearest = select_i32(nearer, e, nearest);
-    least = select(nearer, distance, least);
+    least = select_f32(nearer, distance, least);
   }
   int32_t best = 0;
   for (int32_t lane = 1; lane < LANES; lane++) {
@@ -238,14 +238,14 @@ INLINE void scan_blocks(const uint8_t *keys, int32_t blocks, int32_t groups,
                         const float *alphas, float *out) {
   for (int32_t b = 0; b < blocks; b++, alphas += BLOCK_KEYS, out += BLOCK_KEYS) {
     i16x8 sums[2][4];
-#pragma unroll
+    UNROLL
     for (int32_t r = 0; r < rows; r++)
       sums[r][0] = sums[r][1] = sums[r][2] = sums[r][3] = splat_i16(0);
-#pragma clang loop unroll(disable) // see linear.c
+    NO_UNROLL // see linear.c
     for (int32_t g = 0; g < groups; g++, keys += GROUP_BYTES) {
       i16x8 codes = load_bytes(keys);
       i16x8 first = low_nibbles(codes), second = high_nibbles(codes);
-#pragma unroll
+      UNROLL
       for (int32_t r = 0; r < rows; r++) {
         const uint8_t *table = tables[r] + g * TABLE_BYTES;
         i16x8 low = load_bytes(table), high = load_bytes(table + TABLE_BYTES / 2);
@@ -257,9 +257,9 @@ INLINE void scan_blocks(const uint8_t *keys, int32_t blocks, int32_t groups,
         sums[r][3] += interleave_high_bytes(c, d);
       }
     }
-#pragma unroll
+    UNROLL
     for (int32_t r = 0; r < rows; r++)
-#pragma unroll
+      UNROLL
       for (int32_t i = 0; i < 4; i++)
         put_scores(sums[r][i], factors[r], alphas + 8 * i, out + r * TILE + 8 * i);
   }
@@ -279,7 +279,7 @@ __attribute__((noinline)) static void scan_pair(const uint8_t *keys, int32_t blo
   scan_blocks(keys, blocks, groups, tables, factors, 2, alphas, out);
 }
 
-void scan_codes(const uint8_t *keys, int32_t blocks, int32_t groups, const uint8_t *const *tables,
+static void scan_codes(const uint8_t *keys, int32_t blocks, int32_t groups, const uint8_t *const *tables,
                 const float *factors, int32_t rows, const float *alphas, float *out) {
   int32_t r = 0;
   for (; r + 2 <= rows; r += 2)

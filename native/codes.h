@@ -16,5 +16,5 @@ enum {
  * @param tables of each row, u8 [groups, 2, 16]
  * @param out    f32 [rows, TILE]
  */
-void scan_codes(const uint8_t *keys, int32_t blocks, int32_t groups, const uint8_t *const *tables,
+static void scan_codes(const uint8_t *keys, int32_t blocks, int32_t groups, const uint8_t *const *tables,
                 const float *factors, int32_t rows, const float *alphas, float *out);

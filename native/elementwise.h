@@ -3,13 +3,17 @@
 
 #include "simd.h"
 
-/** Makes a function callable from TypeScript. */
+/** Makes a function callable from TypeScript; the addon has a table of them, in kernels.c. */
+#ifdef __wasm__
 #define EXPORT(name) __attribute__((export_name(#name)))
+#else
+#define EXPORT(name) static
+#endif
 
 /** What a kernel returns; TypeScript turns it into an error. */
 enum { OK = 0, NOT_FINITE = 1, OUT_OF_RANGE = 2, WORKER_DIED = 3 };
 
-/** Element types, numbered as in src/kernels/wasm.ts. */
+/** Element types, numbered as in src/kernels/compiled-kernels.ts. */
 enum { F32, F16, BF16, Q8_0, Q4_0, Q4_1, Q5_0, Q5_1, Q4_K, Q5_K, Q6_K };
 
 /**
@@ -17,7 +21,7 @@ enum { F32, F16, BF16, Q8_0, Q4_0, Q4_1, Q5_0, Q5_1, Q4_K, Q5_K, Q6_K };
  * x = n ln 2 + r, |r| <= ln(2) / 2; e^r by its Taylor polynomial; 2^n by its exponent bits.
  */
 INLINE f32x4 exp_f32(f32x4 x) {
-  f32x4 clamped = select(x > splat(88.3f), splat(88.3f), x);
+  f32x4 clamped = select_f32(x > splat(88.3f), splat(88.3f), x);
   f32x4 shifted = madd(clamped, splat(1.44269504f), splat(ROUNDER));
   f32x4 n = shifted - splat(ROUNDER);
   f32x4 r = clamped - n * splat(0.693359375f) + n * splat(2.12194440e-4f);
@@ -29,7 +33,7 @@ INLINE f32x4 exp_f32(f32x4 x) {
   p = madd(p, r, splat(1.0f));
   p = madd(p, r, splat(1.0f));
   f32x4 power = (f32x4)(((i32x4)shifted << 23) + (127 << 23));
-  return select(x < splat(-87.0f), splat(0.0f), p * power);
+  return select_f32(x < splat(-87.0f), splat(0.0f), p * power);
 }
 
 INLINE int is_finite(const float *x, size_t count) {
@@ -58,7 +62,7 @@ INLINE float max_magnitude(const float *x, size_t count) {
 INLINE f32x4 round_half_away(f32x4 x) {
   f32x4 magnitude = abs_f32(x);
   f32x4 whole = floor_f32(magnitude);
-  whole += select(magnitude - whole >= splat(0.5f), splat(1), splat(0));
+  whole += select_f32(magnitude - whole >= splat(0.5f), splat(1), splat(0));
   return (f32x4)((i32x4)whole | ((i32x4)x & (int32_t)0x80000000));
 }
 

@@ -164,7 +164,7 @@ INLINE i32x4 dot_half(int32_t dtype, i16x8 weights, const int16_t *x) {
 INLINE i32x4 dot_unit(int32_t dtype, i16x8 codes[4][2], const int16_t *x, const int32_t *sums,
                       const i32x4 scales[2]) {
   i32x4 low[4], high[4];
-#pragma unroll
+  UNROLL
   for (int32_t r = 0; r < 4; r++) {
     low[r] = dot_half(dtype, codes[r][0], x);
     high[r] = dot_half(dtype, codes[r][1], x + 16);
@@ -186,7 +186,7 @@ INLINE i32x4 dot_group(int32_t dtype, const uint8_t *const row[4], size_t group,
   i16x8 codes[4][4][2];
   i32x4 total = splat_i32(0);
   if (dtype != Q5_K && dtype != Q6_K) {
-#pragma unroll
+    UNROLL
     for (size_t k = 0; k < group_units(dtype); k++) {
       for (int32_t r = 0; r < 4; r++) unit_codes(dtype, row[r], group, k, codes[k][r]);
       total += dot_unit(dtype, codes[k], x + UNIT * k, sums + 2 * k, scales[k]);
@@ -194,13 +194,13 @@ INLINE i32x4 dot_group(int32_t dtype, const uint8_t *const row[4], size_t group,
     return total;
   }
   // By way of memory: the bytes that their units share do not fit the registers.
-#pragma unroll
+  UNROLL
   for (int32_t r = 0; r < 4; r++) {
-#pragma unroll
+    UNROLL
     for (size_t k = 0; k < group_units(dtype); k++)
       unit_codes(dtype, row[r], group, k, codes[k][r]);
   }
-#pragma clang loop unroll(disable)
+  NO_UNROLL
   for (size_t k = 0; k < group_units(dtype); k++)
     total += dot_unit(dtype, codes[k], x + UNIT * k, sums + 2 * k, scales[k]);
   return total;
@@ -239,13 +239,13 @@ INLINE void tile_rows(const Linear *l, const LinearPart *part, int32_t first, in
       for (size_t half = 0; half < 2; half++) scales[u][half] = unit_scale(dtype, &h, u, half);
     }
     i32x4 exact = splat_i32(0);
-#pragma clang loop unroll(disable)
+    NO_UNROLL
     for (size_t g = 0; g < groups; g++) {
       exact += dot_group(dtype, row, g, codes, code_sums, scales + g * group_units(dtype));
       codes += group_units(dtype) * UNIT, code_sums += group_units(dtype) * 2;
     }
     sums = madd(to_f32(exact), h.scale * splat(q->scales[b]), sums);
-#pragma unroll
+    UNROLL
     for (size_t line = 0; line + 64 <= TILE_ROWS * bytes; line += 64) (void)next[line];
     next += is_next ? TILE_ROWS * bytes : 0;
     x_sums += length / UNIT;
@@ -261,7 +261,7 @@ INLINE void store_transposed(const i16x8 v[4], i16x8 centre, i16x8 scales, int16
   i16x8 c = interleave_high(v[0], v[1]), d = interleave_high(v[2], v[3]);
   i16x8 eight[4] = {interleave_low_pairs(a, b), interleave_high_pairs(a, b),
                     interleave_low_pairs(c, d), interleave_high_pairs(c, d)};
-#pragma unroll
+  UNROLL
   for (size_t i = 0; i < 4; i++) {
     store_i16x8(out + 2 * i * pair, (low_bytes(eight[i]) - centre) * scales);
     store_i16x8(out + (2 * i + 1) * pair, (high_bytes(eight[i]) - centre) * scales);
@@ -289,7 +289,7 @@ INLINE void pack_rows(const Linear *l, const LinearPart *part, int32_t first, in
       Header h = read_header(dtype, row[0], row[1], row[2], row[3]);
       store_f32x4(scales + b * PACKED + 4 * quad, h.scale);
       for (size_t g = 0; g < units; g += group_units(dtype)) {
-#pragma unroll
+        UNROLL
         for (size_t k = 0; k < group_units(dtype); k++) {
           size_t unit = b * units + g + k;
           if (has_minima(dtype))
@@ -322,17 +322,17 @@ INLINE void multiply_packed(const Linear *l, const LinearPart *part, int32_t fir
     const float *scales = q->scales + i * blocks;
     const float *x_sums = q->sums + i * units;
     f32x4 low_sums[TILE_TOKENS], high_sums[TILE_TOKENS];
-#pragma unroll
+    UNROLL
     for (size_t t = 0; t < TILE_TOKENS; t++) low_sums[t] = high_sums[t] = splat(0);
     for (size_t b = 0; b < blocks; b++, codes += length * TILE_TOKENS) {
       i32x4 low[TILE_TOKENS], high[TILE_TOKENS];
-#pragma unroll
+      UNROLL
       for (size_t t = 0; t < TILE_TOKENS; t++) low[t] = high[t] = splat_i32(0);
       // Unrolled by 8 it ran at 0.6 of the speed in V8 11, which then spills the sums.
-#pragma clang loop unroll(disable)
+      NO_UNROLL
       for (size_t c = 0; c < length; c += 2, w += 2 * PACKED) {
         i16x8 low_rows = load_i16x8(w), high_rows = load_i16x8(w + 8);
-#pragma unroll
+        UNROLL
         for (size_t t = 0; t < TILE_TOKENS; t++) {
           i16x8 x = splat_pair(codes + length * t + c);
           low[t] += dot_i16(low_rows, x);
@@ -343,7 +343,7 @@ INLINE void multiply_packed(const Linear *l, const LinearPart *part, int32_t fir
         for (size_t u = b * (length / UNIT); u < (b + 1) * (length / UNIT); u++) {
           f32x4 low_min = load_f32x4(minima + u * PACKED);
           f32x4 high_min = load_f32x4(minima + u * PACKED + 4);
-#pragma unroll
+          UNROLL
           for (size_t t = 0; t < TILE_TOKENS; t++) {
             f32x4 sum = splat(x_sums[u * TILE_TOKENS + t]);
             low_sums[t] = madd(low_min, sum, low_sums[t]);
@@ -353,14 +353,14 @@ INLINE void multiply_packed(const Linear *l, const LinearPart *part, int32_t fir
       }
       f32x4 low_scale = load_f32x4(row_scales + b * PACKED);
       f32x4 high_scale = load_f32x4(row_scales + b * PACKED + 4);
-#pragma unroll
+      UNROLL
       for (size_t t = 0; t < TILE_TOKENS; t++) {
         f32x4 scale = splat(scales[b * TILE_TOKENS + t]);
         low_sums[t] = madd(to_f32(low[t]), low_scale * scale, low_sums[t]);
         high_sums[t] = madd(to_f32(high[t]), high_scale * scale, high_sums[t]);
       }
     }
-#pragma unroll
+    UNROLL
     for (size_t t = 0; t < TILE_TOKENS; t++) {
       if (i + t >= l->n) break;
       float sums[PACKED], *out = part->out + (i + t) * (size_t)part->rows + first;

@@ -11,3 +11,14 @@ void parallel_for(int32_t count, Task task, void *context);
 
 /** Whether a thread has died; results since then are not to be trusted. */
 int32_t pool_failed(void);
+
+#ifndef __wasm__
+typedef struct Pool Pool;
+
+/** Starts `threads` - 1 workers. @returns NULL if the system refuses */
+Pool *pool_open(int32_t threads);
+/** From now on `parallel_for` on this thread runs in that pool. */
+void pool_use(Pool *);
+/** Ends the workers and returns when they are gone. */
+void pool_close(Pool *);
+#endif

@@ -118,7 +118,7 @@ INLINE f32x4 load_row(const float *x, size_t count, float rest) {
 }
 
 static float squared_error(const float *x, size_t d, const Affine *a) {
-#pragma clang fp contract(off) // a fused sum would differ from other backends'
+  NO_FUSING // a fused sum would differ from other backends'
   f32x4 sum = splat(0);
   for (size_t c = 0; c < d; c += LANES) {
     f32x4 v = load_row(x + c, d - c, a->minimum);
@@ -130,7 +130,7 @@ static float squared_error(const float *x, size_t d, const Affine *a) {
 
 /** The range of a row, or where it pays the range moved towards the mean. */
 static Affine affine_of_row(const float *x, size_t d, int32_t bits, int32_t clip) {
-#pragma clang fp contract(off)
+  NO_FUSING
   float low = x[0], high = x[0];
   for (size_t c = 1; c < d; c++) {
     low = x[c] < low ? x[c] : low;

@@ -1,8 +1,9 @@
-// Builds everything that start and test need: the WebAssembly kernels, and the bundles for Node and
-// for browsers, each with the kernels beside it, and the types of the library.
+// Builds everything that start and test need: the kernels as WebAssembly and as an addon, and the
+// bundles for Node and for browsers, each with its kernels beside it, and the types of the library.
 import { cpSync } from 'node:fs';
 import { fileURLToPath } from 'node:url';
 import { build } from 'tsdown';
+import { buildNative } from './build-native.mjs';
 import { buildWasm } from './build-wasm.mjs';
 
 const root = fileURLToPath(new URL('..', import.meta.url));
@@ -24,12 +25,16 @@ const targets = [
 ];
 const types = { outDir: 'dist', clean: false, entry: { index: 'src/index.ts' } };
 
+const notStamp = (path) => !path.endsWith('.sha256');
+
 await buildWasm();
+await buildNative();
 for (const target of targets) {
   await build({ ...shared, ...target });
   cpSync(`${root}build/wasm`, `${root}${target.outDir}/wasm`, {
     recursive: true,
-    filter: (path) => !path.endsWith('.sha256'),
+    filter: notStamp,
   });
 }
+cpSync(`${root}build/native`, `${root}dist/native`, { recursive: true, filter: notStamp });
 await build({ ...shared, ...types, platform: 'node', dts: { emitDtsOnly: true } });

@@ -7,9 +7,7 @@
  * Which form of key j a query at position i sees is a function of i and j alone, so the size of the
  * steps never changes a result.
  */
-import type { Kernels, Tensor } from '../kernels/kernels.ts';
-import type { Adapter } from './adapter.ts';
-import type { CacheSpec } from './spec.ts';
+import type { Tensor } from '../kernels/kernels.ts';
 
 /** What a cache has to know of one layer of a model. */
 export interface LayerShape {
@@ -85,19 +83,4 @@ export interface KvCache {
   restore(state: CacheState): void;
   /** Releases the buffers. The cache cannot be used afterwards; forks live on. */
   dispose(): void;
-}
-
-/** What the file of a method exports. */
-export interface CacheMethod {
-  /**
-   * An empty cache for a model with these layers.
-   * @param adapter what was fitted for this model, if anything was
-   * @throws KvError "usage" if a setting is unknown or out of range
-   */
-  create(
-    spec: CacheSpec,
-    shapes: readonly LayerShape[],
-    kernels: Kernels,
-    adapter?: Adapter,
-  ): KvCache;
 }

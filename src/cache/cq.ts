@@ -1,6 +1,7 @@
 import { ensure } from '../errors/errors.ts';
 import { Random } from '../math/random.ts';
-import type { CacheMethod, LayerShape } from './cache.ts';
+import type { LayerShape } from './cache.ts';
+import type { CacheMethod } from './method.ts';
 import { DecodedCache } from './decoded.ts';
 import { blockLength, type BlockCodec } from './decoded-method.ts';
 import { fromF16, toF16 } from './halves.ts';

@@ -1,9 +1,8 @@
-import { KvError } from '../errors/errors.ts';
 import type { Kernels } from '../kernels/kernels.ts';
-import { BlockList, emptyRange, rangeSize, type Range } from './blocks.ts';
-import type { CacheState } from './cache.ts';
+import { BlockList, emptyRange, type Range } from './blocks.ts';
 import { sum, type DecodedLayout } from './decoded-layout.ts';
 import { blockLength, type DecodedMethod } from './decoded-method.ts';
+import type { Place } from './saved-state.ts';
 
 /** Which blocks a `DecodedCache` holds at which length, and the blocks. */
 export class DecodedBlocks {
@@ -83,48 +82,23 @@ export class DecodedBlocks {
     return hasExact && (version === undefined || version === state?.version(now));
   }
 
-  /** All blocks of a cache of this length, copied. */
-  save(length: number): Promise<Uint8Array[]> {
-    // All reads are enqueued before the first is waited for: a later step cannot get in between.
-    return Promise.all(this.placesAt(length).map(({ list, index }) => list.save(index)));
-  }
-
-  /** @throws KvError "format" if the state is not one of this method, "memory"; `keep` drops what was added */
-  restore({ length, numbers, blocks }: CacheState): void {
-    const misfit = (found: string, allowed: string) =>
-      new KvError(
-        'format',
-        `cache ${this.method.spec}: the saved state has ${found}; this cache takes ${allowed}. Restore what a cache of the same spec and model saved.`,
-      );
-    if (!(Number.isSafeInteger(length) && length >= 0)) {
-      throw misfit(`length ${length}`, 'a whole number from 0');
-    }
-    const [number] = Object.keys(numbers);
-    if (number !== undefined) throw misfit(`a number "${number}"`, 'none');
-    const count = sum(Object.values(this.heldAt(length)).map(rangeSize));
-    if (blocks.length !== count) {
-      throw misfit(`${blocks.length} blocks for ${length} positions`, `${count}`);
-    }
-    const places = this.placesAt(length);
-    places.forEach(({ list, index }, i) => {
-      const wanted = list.sizeOf(index);
-      if (blocks[i].length !== wanted) {
-        throw misfit(`${blocks[i].length} bytes in block ${i}`, `${wanted}`);
-      }
-    });
-    places.forEach(({ list, index }, i) => list.restore(index, blocks[i]));
-  }
-
-  /** All blocks of a cache of this length, in the order in which they are saved. */
-  private placesAt(length: number): { list: BlockList; index: number }[] {
-    const { compressed, exact, state } = this.heldAt(length);
-    const places = (list: BlockList, { first, end }: Range) =>
-      Array.from({ length: end - first }, (_, i) => ({ list, index: first + i }));
-    return [
-      ...places(this.compressed, compressed),
-      ...places(this.exact, exact),
-      ...places(this.states, state),
+  /** All blocks of a cache of this length; one that is written is held from then on. */
+  *places(length: number): Generator<Place> {
+    const held = this.heldAt(length);
+    const lists = [
+      { list: this.compressed, range: held.compressed },
+      { list: this.exact, range: held.exact },
+      { list: this.states, range: held.state },
     ];
+    for (const { list, range } of lists) {
+      for (let index = range.first; index < range.end; index++) {
+        yield {
+          sizeBytes: list.sizeOf(index),
+          read: () => list.save(index),
+          write: (block) => list.restore(index, block),
+        };
+      }
+    }
   }
 }
 

@@ -1,15 +1,16 @@
-import { ensure, KvError } from '../errors/errors.ts';
+import { KvError } from '../errors/errors.ts';
 import type { KernelBuffer, Kernels, Page, Segment, Tensor } from '../kernels/kernels.ts';
 import { rows } from '../kernels/tensor.ts';
 import { f32ToF16 } from '../math/f16.ts';
 import { rangeSize, type Range } from './blocks.ts';
-import type { CacheBytes, CacheState, KvCache, LayerShape } from './cache.ts';
+import type { CacheBytes, LayerShape } from './cache.ts';
 import { allocConstants, perHead } from './constants.ts';
 import { blockOf, blocksOf, DecodedBlocks } from './decoded-blocks.ts';
 import { DecodedLayout, sum, type Kind, type Pair } from './decoded-layout.ts';
 import { blockLength, type DecodedMethod, type Rows, type StateView } from './decoded-method.ts';
 import { fromF16 } from './halves.ts';
-import { expectBegin } from './step.ts';
+import type { Place } from './saved-state.ts';
+import { expectVisibleMemory, SteppedCache } from './stepped.ts';
 
 /**
  * A cache that keeps positions in a method's own format and decodes them to f32 before attention:
@@ -22,85 +23,54 @@ import { expectBegin } from './step.ts';
  *
  * Formats are written and read in TypeScript through `Kernels.view`, so this needs a CPU backend.
  */
-export class DecodedCache implements KvCache {
-  private readonly kernels: Kernels;
-  private readonly shapes: readonly LayerShape[];
-  private readonly method: DecodedMethod;
+export class DecodedCache extends SteppedCache {
   private readonly layout: DecodedLayout;
   private readonly blocks: DecodedBlocks;
-  /** what forks share; the last one gives it back */
-  private readonly family: {
-    size: number;
+  private readonly shared: {
     /** by layer, f32 [nHeads] */
     readonly scales: readonly Tensor[];
     /** decoded pages of the layer that attends */
     scratch: KernelBuffer | undefined;
   };
-  private committed = 0;
-  private pending = 0;
-  private disposed = false;
 
   /** @throws KvError "unsupported" if the backend's memory cannot be seen from here */
   constructor(
-    kernels: Kernels,
-    shapes: readonly LayerShape[],
-    method: DecodedMethod,
+    private readonly kernels: Kernels,
+    private readonly shapes: readonly LayerShape[],
+    private readonly method: DecodedMethod,
     origin?: DecodedCache,
   ) {
-    ensure(
-      kernels.backend !== 'webgpu',
-      'unsupported',
-      () =>
-        `cache ${method.spec}: the backend is webgpu; it runs on wasm, native and reference. Use one of those, or another cache.`,
-    );
-    this.kernels = kernels;
-    this.shapes = shapes;
-    this.method = method;
+    expectVisibleMemory(kernels, method.spec);
+    super(shapes.length, origin);
     this.layout = origin?.layout ?? new DecodedLayout(kernels, shapes, method);
     this.blocks = new DecodedBlocks(kernels, method, this.layout, origin?.blocks);
     const factors = shapes.map(({ nHeads, scale }) => perHead(Array<number>(nHeads).fill(scale)));
-    this.family = origin?.family ?? {
-      size: 0,
+    this.shared = origin?.shared ?? {
       scales: allocConstants(kernels, factors),
       scratch: undefined,
     };
-    this.family.size++;
-    this.committed = origin?.committed ?? 0;
   }
 
   get spec(): string {
     return this.method.spec;
   }
 
-  get length(): number {
-    return this.committed;
-  }
-
-  begin(n: number): void {
-    expectBegin(this.disposed, this.pending, n);
+  protected reserve(n: number): void {
     const [from, to] = [this.committed, this.committed + n];
     const { compressed } = this.blocks.heldAt(to);
     const exact = this.blocks.exactDuring(from, to);
-    try {
-      this.blocks.reserve(from, to);
-      this.reserveScratch(rangeSize(compressed) + rangeSize(exact));
-    } catch (error) {
-      this.rollback();
-      throw error;
-    }
-    this.pending = n;
+    this.blocks.reserve(from, to);
+    this.reserveScratch(rangeSize(compressed) + rangeSize(exact));
   }
 
-  append(layer: number, k: Tensor, v: Tensor): void {
-    this.expectStep(layer, k);
+  protected store(layer: number, k: Tensor, v: Tensor): void {
     const fresh = { keys: this.freshPages(k), values: this.freshPages(v) };
     this.storeExact(layer, fresh);
     this.fit(layer, fresh);
     this.compress(layer, fresh);
   }
 
-  attend(layer: number, q: Tensor, out: Tensor): void {
-    this.expectStep(layer, q);
+  protected answer(layer: number, q: Tensor, out: Tensor): void {
     const { compressed, exact } = this.decodedPages(layer);
     const firstExact = this.blocks.exactDuring(this.committed, this.end).first;
     if (!this.method.attend) {
@@ -120,40 +90,24 @@ export class DecodedCache implements KvCache {
     });
   }
 
-  commit(): void {
-    this.committed = this.end;
-    this.rollback();
-  }
-
-  rollback(): void {
-    this.pending = 0;
+  protected unwind(): void {
     this.blocks.keep(this.committed);
   }
 
-  truncate(length: number): number {
-    ensure(
-      Number.isInteger(length) && length >= 0,
-      'usage',
-      () => `cache: cannot truncate to ${length}; give a whole number from 0.`,
-    );
-    let honest = Math.min(length, this.committed);
+  protected recallable(length: number): number {
+    let honest = length;
     while (honest > 0 && !this.blocks.remembers(honest, this.committed)) honest--;
-    this.committed = honest;
-    this.rollback();
     return honest;
   }
 
-  fork(): DecodedCache {
-    ensure(!this.disposed, 'usage', () => 'cache: it was disposed. Fork before dispose.');
-    ensure(this.pending === 0, 'usage', () => 'cache: a step is under way. Commit it, then fork.');
+  protected copy(): DecodedCache {
     return new DecodedCache(this.kernels, this.shapes, this.method, this);
   }
 
   bytes(): CacheBytes {
-    const length = this.disposed ? 0 : this.end;
-    const { compressed, exact } = this.blocks.heldAt(length);
+    const { compressed, exact } = this.blocks.heldAt(this.end);
     const block = this.layout.compressedBytes();
-    const state = this.layout.stateBytes(this.method.state?.version(length));
+    const state = this.layout.stateBytes(this.method.state?.version(this.end));
     const kinds = {
       keys: block.keys * rangeSize(compressed) + state.keys,
       values: block.values * rangeSize(compressed) + state.values,
@@ -163,56 +117,25 @@ export class DecodedCache implements KvCache {
     };
     const total = sum(Object.values(kinds));
     // What is held beyond that is there for the step under way.
-    const scratch = this.blocks.sizeBytes - total + (this.family.scratch?.sizeBytes ?? 0);
+    const scratch = this.blocks.sizeBytes - total + (this.shared.scratch?.sizeBytes ?? 0);
     return { ...kinds, total, scratch };
   }
 
-  async save(): Promise<CacheState> {
-    ensure(!this.disposed, 'usage', () => 'cache: it was disposed. Save before dispose.');
-    ensure(this.pending === 0, 'usage', () => 'cache: a step is under way. Commit it, then save.');
-    const length = this.committed;
-    return { length, numbers: {}, blocks: await this.blocks.save(length) };
+  protected places(length: number): Iterable<Place> {
+    return this.blocks.places(length);
   }
 
-  restore(state: CacheState): void {
-    ensure(!this.disposed, 'usage', () => 'cache: it was disposed. Create a new one.');
-    ensure(
-      this.pending === 0 && this.committed === 0,
-      'usage',
-      () => `cache: it holds ${this.committed} positions. Restore into an empty one.`,
-    );
-    try {
-      this.blocks.restore(state);
-    } catch (error) {
-      this.rollback();
-      throw error;
-    }
-    this.committed = state.length;
+  protected reserveSaved(): void {
+    // Blocks are made as they are written.
   }
 
-  dispose(): void {
-    if (this.disposed) return;
-    this.disposed = true;
-    this.pending = 0;
+  protected release(): void {
     this.blocks.dispose();
-    if (--this.family.size > 0) return;
-    for (const { buffer } of this.family.scales) this.kernels.free(buffer);
+  }
+
+  protected releaseShared(): void {
+    for (const { buffer } of this.shared.scales) this.kernels.free(buffer);
     this.freeScratch();
-  }
-
-  // what is held
-
-  /** Positions with those of the step under way. */
-  private get end(): number {
-    return this.committed + this.pending;
-  }
-
-  private expectStep(layer: number, t: Tensor): void {
-    if (this.pending > 0 && t.shape[0] === this.pending && this.shapes[layer]) return;
-    throw new KvError(
-      'usage',
-      `cache: layer ${layer} of ${this.shapes.length} was given ${t.shape[0]} positions; begin() announced ${this.pending}.`,
-    );
   }
 
   // writing
@@ -335,7 +258,7 @@ export class DecodedCache implements KvCache {
 
   /** Everything that the step's queries may see of a layer, decoded to pages in scratch. */
   private decodedPages(layer: number): { compressed: Page[]; exact: Page[] } {
-    const { scratch } = this.family;
+    const { scratch } = this.shared;
     if (!scratch) throw new KvError('usage', 'cache: attend was called outside a step.');
     const compressed = rangeSize(this.blocks.heldAt(this.end).compressed);
     const exact = this.blocks.exactDuring(this.committed, this.end);
@@ -407,7 +330,7 @@ export class DecodedCache implements KvCache {
     exactPages: readonly Page[],
     firstExact: number,
   ): void {
-    const scale = this.family.scales[layer];
+    const scale = this.shared.scales[layer];
     for (let i = 0; i < this.pending;) {
       const n = this.runLength(i);
       const start = this.committed + i;
@@ -450,14 +373,14 @@ export class DecodedCache implements KvCache {
 
   private reserveScratch(pages: number): void {
     const needed = pages * this.layout.pageBytes();
-    if ((this.family.scratch?.sizeBytes ?? -1) >= needed) return;
+    if ((this.shared.scratch?.sizeBytes ?? -1) >= needed) return;
     this.freeScratch();
-    this.family.scratch = this.kernels.alloc(needed);
+    this.shared.scratch = this.kernels.alloc(needed);
   }
 
   private freeScratch(): void {
-    if (this.family.scratch) this.kernels.free(this.family.scratch);
-    this.family.scratch = undefined;
+    if (this.shared.scratch) this.kernels.free(this.shared.scratch);
+    this.shared.scratch = undefined;
   }
 }
 

@@ -2,7 +2,7 @@ import { KvError } from '../errors/errors.ts';
 import { reshape, rows } from '../kernels/tensor.ts';
 import { f32ToF16 } from '../math/f16.ts';
 import { expectAffine } from './affine-values.ts';
-import type { CacheMethod } from './cache.ts';
+import type { CacheMethod } from './method.ts';
 import { CodeScratch } from './code-scratch.ts';
 import { allocConstants, perHead } from './constants.ts';
 import { PagedCache, type PagedMethod } from './paged.ts';

@@ -1,6 +1,6 @@
 import { KvError } from '../errors/errors.ts';
 import { expectAffine } from './affine-values.ts';
-import type { CacheMethod } from './cache.ts';
+import type { CacheMethod } from './method.ts';
 import { allocConstants, perHead } from './constants.ts';
 import { PagedCache, type PagedMethod } from './paged.ts';
 import { pageLength } from './pages.ts';

@@ -1,5 +1,6 @@
 import { symmetricEigen } from '../math/linalg.ts';
-import type { CacheMethod, LayerShape } from './cache.ts';
+import type { LayerShape } from './cache.ts';
+import type { CacheMethod } from './method.ts';
 import { DecodedCache } from './decoded.ts';
 import {
   blockLength,

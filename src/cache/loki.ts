@@ -1,4 +1,4 @@
-import type { CacheMethod } from './cache.ts';
+import type { CacheMethod } from './method.ts';
 import { allocConstants, perHead } from './constants.ts';
 import { create as createPca } from './loki-pca.ts';
 import { PagedCache, type PagedMethod } from './paged.ts';

@@ -1,7 +1,8 @@
 import { f16ToF32, f32ToF16 } from '../math/f16.ts';
 import { quantizeAffine } from '../kernels/affine.ts';
 import { KvError } from '../errors/errors.ts';
-import type { CacheMethod, LayerShape } from './cache.ts';
+import type { LayerShape } from './cache.ts';
+import type { CacheMethod } from './method.ts';
 import { DecodedCache } from './decoded.ts';
 import { blockLength, type BlockCodec, type Coded } from './decoded-method.ts';
 import { perChannel, perToken } from './kivi.ts';

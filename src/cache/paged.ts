@@ -1,9 +1,9 @@
-import { ensure, KvError } from '../errors/errors.ts';
 import type { Kernels, Page, Segment, Tensor } from '../kernels/kernels.ts';
 import { rows } from '../kernels/tensor.ts';
-import type { CacheBytes, CacheState, KvCache, LayerShape } from './cache.ts';
+import type { CacheBytes, LayerShape } from './cache.ts';
 import { LayerPages, pageBytes, pageLength, type PageLayout } from './pages.ts';
-import { expectBegin } from './step.ts';
+import type { Place } from './saved-state.ts';
+import { SteppedCache } from './stepped.ts';
 
 /** What a method that keeps every position in one form adds to `PagedCache`. */
 export interface PagedMethod {
@@ -27,79 +27,45 @@ export interface PagedMethod {
 
 /**
  * A cache that stores every position once, in one form, in pages that grow on demand. The method
- * says how positions are written and read; this class does the book-keeping that all such methods
- * share: steps, truncation, forks, bytes.
+ * says how positions are written and read.
  */
-export class PagedCache implements KvCache {
-  private readonly kernels: Kernels;
-  private readonly shapes: readonly LayerShape[];
-  private readonly method: PagedMethod;
+export class PagedCache extends SteppedCache {
   private readonly layers: readonly LayerPages[];
-  /** caches that share `method`; the last one disposes of it */
-  private readonly family: { size: number };
-  private committed = 0;
-  private pending = 0;
-  private disposed = false;
 
   constructor(
-    kernels: Kernels,
-    shapes: readonly LayerShape[],
-    method: PagedMethod,
+    private readonly kernels: Kernels,
+    private readonly shapes: readonly LayerShape[],
+    private readonly method: PagedMethod,
     origin?: PagedCache,
   ) {
-    this.kernels = kernels;
-    this.shapes = shapes;
-    this.method = method;
+    super(shapes.length, origin);
     this.layers = origin
       ? origin.layers.map((pages) => pages.fork())
       : shapes.map((shape) => new LayerPages(kernels, method.layout(shape)));
-    this.family = origin?.family ?? { size: 0 };
-    this.family.size++;
-    this.committed = origin?.committed ?? 0;
   }
 
   get spec(): string {
     return this.method.spec;
   }
 
-  get length(): number {
-    return this.committed;
+  protected reserve(n: number): void {
+    this.method.reserveScratch(n);
+    for (const pages of this.layers) pages.reserve(this.committed, this.committed + n);
   }
 
-  begin(n: number): void {
-    expectBegin(this.disposed, this.pending, n);
-    try {
-      this.method.reserveScratch(n);
-      for (const pages of this.layers) pages.reserve(this.committed, this.committed + n);
-    } catch (error) {
-      this.rollback();
-      throw error;
-    }
-    this.pending = n;
+  protected store(layer: number, k: Tensor, v: Tensor): void {
+    this.layers[layer].cut(this.committed, this.pending, (page, slot, first, count) =>
+      this.method.store(layer, page, slot, rows(k, first, count), rows(v, first, count)),
+    );
   }
 
-  append(layer: number, k: Tensor, v: Tensor): void {
-    this.expectStep(layer, k);
-    const { pages } = this.layers[layer];
-    let done = 0;
-    while (done < this.pending) {
-      const position = this.committed + done;
-      const slot = position % pageLength;
-      const count = Math.min(pageLength - slot, this.pending - done);
-      const page = pages[Math.floor(position / pageLength)];
-      this.method.store(layer, page, slot, rows(k, done, count), rows(v, done, count));
-      done += count;
-    }
-  }
-
-  attend(layer: number, q: Tensor, out: Tensor): void {
-    this.expectStep(layer, q);
+  protected answer(layer: number, q: Tensor, out: Tensor): void {
     const segment: Segment = {
       ...this.method.read(layer, q),
       pages: this.layers[layer].pages,
       pageLength,
       first: 0,
-      length: this.committed + this.pending,
+      length: this.end,
       minDistance: 0,
       maxDistance: Infinity,
     };
@@ -107,30 +73,15 @@ export class PagedCache implements KvCache {
     this.kernels.attend([segment], { ...this.shapes[layer], ...queries }, out);
   }
 
-  commit(): void {
-    this.committed += this.pending;
-    this.pending = 0;
-  }
-
-  rollback(): void {
-    this.pending = 0;
+  protected unwind(): void {
     for (const pages of this.layers) pages.trim(this.committed);
   }
 
-  truncate(length: number): number {
-    ensure(
-      Number.isInteger(length) && length >= 0,
-      'usage',
-      () => `cache: cannot truncate to ${length}; give a whole number from 0.`,
-    );
-    this.committed = Math.min(length, this.committed);
-    this.rollback();
-    return this.committed;
+  protected recallable(length: number): number {
+    return length;
   }
 
-  fork(): PagedCache {
-    ensure(!this.disposed, 'usage', () => 'cache: it was disposed. Fork before dispose.');
-    ensure(this.pending === 0, 'usage', () => 'cache: a step is under way. Commit it, then fork.');
+  protected copy(): PagedCache {
     return new PagedCache(this.kernels, this.shapes, this.method, this);
   }
 
@@ -152,73 +103,19 @@ export class PagedCache implements KvCache {
     };
   }
 
-  async save(): Promise<CacheState> {
-    ensure(!this.disposed, 'usage', () => 'cache: it was disposed. Save before dispose.');
-    ensure(this.pending === 0, 'usage', () => 'cache: a step is under way. Commit it, then save.');
-    const length = this.committed;
-    // All reads are enqueued before the first is waited for: a later step cannot get in between.
-    const blocks = await Promise.all(this.layers.flatMap((pages) => pages.save()));
-    return { length, numbers: {}, blocks };
+  protected *places(length: number): Generator<Place> {
+    for (const pages of this.layers) yield* pages.places(Math.ceil(length / pageLength));
   }
 
-  restore(state: CacheState): void {
-    ensure(!this.disposed, 'usage', () => 'cache: it was disposed. Create a new one.');
-    ensure(
-      this.pending === 0 && this.committed === 0,
-      'usage',
-      () => `cache: it holds ${this.committed} positions. Restore into an empty one.`,
-    );
-    const pagesPerLayer = this.expectState(state);
-    try {
-      this.layers.forEach((pages, layer) => {
-        const first = layer * pagesPerLayer;
-        pages.restore(state.blocks.slice(first, first + pagesPerLayer));
-      });
-    } catch (error) {
-      this.rollback();
-      throw error;
-    }
-    this.committed = state.length;
+  protected reserveSaved(length: number): void {
+    for (const pages of this.layers) pages.reserve(0, length);
   }
 
-  dispose(): void {
-    if (this.disposed) return;
-    this.disposed = true;
-    this.pending = 0;
+  protected release(): void {
     for (const pages of this.layers) pages.trim(0);
-    if (--this.family.size === 0) this.method.dispose();
   }
 
-  /** @returns pages per layer @throws KvError "format" if the state is not one of this cache */
-  private expectState({ length, numbers, blocks }: CacheState): number {
-    const misfit = (found: string, allowed: string) =>
-      new KvError(
-        'format',
-        `cache ${this.spec}: the saved state has ${found}; this cache takes ${allowed}. Restore what a cache of the same spec and model saved.`,
-      );
-    if (!(Number.isSafeInteger(length) && length >= 0)) {
-      throw misfit(`length ${length}`, 'a whole number from 0');
-    }
-    const [number] = Object.keys(numbers);
-    if (number !== undefined) throw misfit(`a number "${number}"`, 'none');
-    const pagesPerLayer = Math.ceil(length / pageLength);
-    const count = pagesPerLayer * this.layers.length;
-    if (blocks.length !== count) {
-      throw misfit(`${blocks.length} blocks for ${length} positions`, `${count}`);
-    }
-    blocks.forEach((block, i) => {
-      const { pageSizeBytes } = this.layers[Math.floor(i / pagesPerLayer)];
-      if (block.length === pageSizeBytes) return;
-      throw misfit(`${block.length} bytes in block ${i}`, `${pageSizeBytes}`);
-    });
-    return pagesPerLayer;
-  }
-
-  private expectStep(layer: number, t: Tensor): void {
-    if (this.pending > 0 && t.shape[0] === this.pending && this.layers[layer]) return;
-    throw new KvError(
-      'usage',
-      `cache: layer ${layer} of ${this.layers.length} was given ${t.shape[0]} positions; begin() announced ${this.pending}.`,
-    );
+  protected releaseShared(): void {
+    this.method.dispose();
   }
 }

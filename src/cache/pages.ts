@@ -2,6 +2,7 @@ import { ensure } from '../errors/errors.ts';
 import type { KernelBuffer, Kernels, Page } from '../kernels/kernels.ts';
 import { bytesOf, tensor } from '../kernels/tensor.ts';
 import { tensorSizeBytes, type DType } from '../math/dtype.ts';
+import type { Place } from './saved-state.ts';
 
 /** Positions in a page, for every method. Small enough to waste little, large enough to scan fast. */
 export const pageLength = 128;
@@ -35,8 +36,6 @@ interface HeldPage {
 
 /** The pages of one layer, in order of position. Grows by a page, shares pages between forks. */
 export class LayerPages {
-  private readonly kernels: Kernels;
-  private readonly layout: PageLayout;
   /** positions in a page */
   readonly pageLength: number;
   private held: HeldPage[] = [];
@@ -44,10 +43,11 @@ export class LayerPages {
   /** pages before the first one held */
   private dropped = 0;
 
-  constructor(kernels: Kernels, layout: PageLayout, positionsPerPage = pageLength) {
-    this.kernels = kernels;
-    this.layout = layout;
-    this.pageLength = positionsPerPage;
+  constructor(
+    private readonly kernels: Kernels,
+    private readonly layout: PageLayout,
+  ) {
+    this.pageLength = layout.values.shape[1];
   }
 
   get pages(): readonly Page[] {
@@ -62,6 +62,23 @@ export class LayerPages {
   /** The page that holds a position. */
   pageOf(position: number): Page {
     return this.list[Math.floor(position / this.pageLength) - this.dropped];
+  }
+
+  /**
+   * Cuts the positions `from .. from + n - 1` along the pages.
+   * @param visit gets a page, the slot where its part begins, and which of the n positions go there
+   */
+  cut(
+    from: number,
+    n: number,
+    visit: (page: Page, slot: number, first: number, count: number) => void,
+  ): void {
+    for (let done = 0; done < n;) {
+      const slot = (from + done) % this.pageLength;
+      const count = Math.min(this.pageLength - slot, n - done);
+      visit(this.pageOf(from + done), slot, done, count);
+      done += count;
+    }
   }
 
   /**
@@ -87,6 +104,7 @@ export class LayerPages {
   /** Gives back the pages that hold no position below `length`. */
   trim(length: number): void {
     const kept = Math.max(0, Math.ceil(length / this.pageLength) - this.dropped);
+    if (this.held.length > 0 && kept >= this.held.length) return;
     for (const page of this.held.splice(kept)) this.release(page);
     if (this.held.length === 0) this.dropped = 0;
     this.list = this.held.map(({ page }) => page);
@@ -103,7 +121,7 @@ export class LayerPages {
 
   /** Pages for another cache with the same contents, shared until one side writes. */
   fork(): LayerPages {
-    const copy = new LayerPages(this.kernels, this.layout, this.pageLength);
+    const copy = new LayerPages(this.kernels, this.layout);
     copy.dropped = this.dropped;
     for (const page of this.held) page.holders++;
     copy.held = [...this.held];
@@ -111,32 +129,24 @@ export class LayerPages {
     return copy;
   }
 
-  /** Copies of the pages' buffers, as they are once everything enqueued so far is done. */
-  save(): Promise<Uint8Array>[] {
-    return this.held.map((page) => this.kernels.read(wholePage(page)) as Promise<Uint8Array>);
+  /** The buffers of the first `count` pages held, as they are when a block is read or written. */
+  *places(count: number): Generator<Place> {
+    for (let i = 0; i < count; i++) {
+      yield {
+        sizeBytes: this.pageSizeBytes,
+        read: () => this.kernels.read(wholePage(this.held[i])) as Promise<Uint8Array>,
+        write: (block) => this.kernels.write(wholePage(this.held[i]), block),
+      };
+    }
   }
 
   /**
-   * Makes pages of what `save` gave; there must be none so far.
+   * Pages for the positions `first .. end - 1`, the first of them in slot 0; there must be none so far.
    * @throws KvError "memory"; pages added so far stay and are dropped by `trim`
    */
-  restore(blocks: readonly Uint8Array[]): void {
-    this.reserveFrom(0, blocks.length);
-    this.fill(blocks);
-  }
-
-  /**
-   * As many pages from a position on as `fill` will need; there must be none so far.
-   * @throws KvError "memory"; pages added so far stay and are dropped by `trim`
-   */
-  reserveFrom(first: number, count: number): void {
+  reserveFrom(first: number, end: number): void {
     this.dropped = first / this.pageLength;
-    this.reserve(first, first + count * this.pageLength);
-  }
-
-  /** Overwrites all pages held with what `save` gave. */
-  fill(blocks: readonly Uint8Array[]): void {
-    blocks.forEach((block, i) => this.kernels.write(wholePage(this.held[i]), block));
+    this.reserve(first, end);
   }
 
   /** Bytes of one page, all kinds together. */

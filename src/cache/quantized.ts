@@ -1,5 +1,5 @@
 import { f16ToF32, f32ToF16 } from '../math/f16.ts';
-import type { CacheMethod } from './cache.ts';
+import type { CacheMethod } from './method.ts';
 import { DecodedCache } from './decoded.ts';
 import { blockLength, type BlockCodec } from './decoded-method.ts';
 import { getCode, setCode } from './packed-codes.ts';

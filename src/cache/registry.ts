@@ -1,7 +1,8 @@
 import { KvError } from '../errors/errors.ts';
 import type { Kernels } from '../kernels/kernels.ts';
 import type { Adapter } from './adapter.ts';
-import type { CacheMethod, KvCache, LayerShape } from './cache.ts';
+import type { KvCache, LayerShape } from './cache.ts';
+import type { CacheMethod } from './method.ts';
 import { parseSpec } from './spec.ts';
 
 export interface CacheRow {

@@ -1,4 +1,5 @@
-import type { CacheMethod, LayerShape } from './cache.ts';
+import type { LayerShape } from './cache.ts';
+import type { CacheMethod } from './method.ts';
 import { DecodedCache } from './decoded.ts';
 import { type DecodedStep } from './decoded-method.ts';
 import { fromF16, toF16 } from './halves.ts';

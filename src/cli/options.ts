@@ -5,14 +5,15 @@ import { fileURLToPath } from 'node:url';
 import { openModel } from '#model-platform';
 import { SingleBar } from 'cli-progress';
 import { InvalidArgumentError, Option, type Command } from 'commander';
-import type { BackendName } from '../kernels/kernels.ts';
+import type { BackendChoice } from '../kernels/kernels.ts';
+import { backendChoices } from '../kernels/select.ts';
 import { loadModel, type LoadOptions } from '../model/load.ts';
 import type { Model } from '../model/model.ts';
 import type { OpenedModel } from '../model/open.ts';
 
 export interface ModelFlags {
   readonly model: string;
-  readonly backend: 'auto' | BackendName;
+  readonly backend: BackendChoice;
   readonly threads?: number;
 }
 
@@ -20,9 +21,7 @@ export function addModelFlags(command: Command): Command {
   return command
     .option('--model <what>', 'GGUF file, folder, URL or hf:owner/repo[/file]', 'default')
     .addOption(
-      new Option('--backend <name>', 'what computes')
-        .choices(['auto', 'wasm', 'reference'])
-        .default('auto'),
+      new Option('--backend <name>', 'what computes').choices(backendChoices).default('auto'),
     )
     .option('--threads <n>', 'threads for the kernels (default: all cores)', wholeNumber(1, 64));
 }

@@ -2,7 +2,8 @@ import { afterAll, afterEach, beforeAll, describe, expect, test, vi } from 'vite
 import { forgeModel } from '../../test/forged.ts';
 import type { ErrorCode } from '../errors/errors.ts';
 import type { Model } from '../model/model.ts';
-import { Chat, type ChatOptions, type ChatTurn } from './chat.ts';
+import type { ChatTurn } from './chat-turn.ts';
+import { Chat, type ChatOptions } from './chat.ts';
 import type { GenerateOptions, GenerateStats, Piece } from './generate.ts';
 
 const template = `{% for m in messages %}{% if m.content == 'forbidden' %}{{ raise_exception('no') }}{% endif %}[{{ m.role }}] {{ m.content }}\n{% endfor %}{% if add_generation_prompt %}[assistant] {% endif %}`;

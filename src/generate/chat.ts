@@ -1,6 +1,7 @@
 import { ensure, KvError } from '../errors/errors.ts';
 import type { Model } from '../model/model.ts';
-import { encodeChat, type ChatMessage } from '../tokenizer/chat-template.ts';
+import { encodeChat } from '../tokenizer/chat-template.ts';
+import type { ChatTurn } from './chat-turn.ts';
 import {
   defaultMaxTokens,
   type GenerateOptions,
@@ -8,11 +9,6 @@ import {
   type Piece,
 } from './generate.ts';
 import { Session } from './session.ts';
-
-export interface ChatTurn extends ChatMessage {
-  /** The answer stopped before its end: by an abort, or because nobody read on. */
-  readonly interrupted?: true;
-}
 
 export interface ChatOptions {
   /** spec of the cache, default `h1b` */

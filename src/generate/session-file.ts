@@ -8,7 +8,7 @@
  */
 import { KvError } from '../errors/errors.ts';
 import { blobSource, type ByteSource } from '../format/source.ts';
-import type { ChatTurn } from './chat.ts';
+import type { ChatTurn } from './chat-turn.ts';
 import { Seal, sealBytes } from './session-digest.ts';
 import type { SessionState } from './session-state.ts';
 

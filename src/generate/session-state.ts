@@ -1,7 +1,7 @@
 import type { CacheState } from '../cache/cache.ts';
 import { KvError } from '../errors/errors.ts';
 import type { Model } from '../model/model.ts';
-import type { ChatTurn } from './chat.ts';
+import type { ChatTurn } from './chat-turn.ts';
 import { adapterHash } from './session-digest.ts';
 
 /** A session, whole: what `Session.save` gives and a session file holds. */

@@ -18,6 +18,10 @@
 import type { DType } from '../math/dtype.ts';
 
 export type BackendName = 'reference' | 'wasm' | 'native' | 'webgpu';
+/** What the native backend is compiled for, best first; `baseline` runs on every machine. */
+export type InstructionSet = 'avx512' | 'avx2' | 'baseline';
+/** The best that works here, or one that has to. */
+export type BackendChoice = 'auto' | BackendName | `native-${InstructionSet}`;
 
 /** A region of a backend's memory. Only the backend that made it knows where it is. */
 export interface KernelBuffer {

@@ -3,6 +3,11 @@ import type { Platform, ThreadMessage } from './platform.ts';
 
 export const platform: Platform = {
   hardwareThreads: navigator.hardwareConcurrency,
+  hasAddons: false,
+  createNativeKernels() {
+    throw new KvError('backend', 'native: a browser runs no addons.');
+  },
+  environmentBackend: () => undefined,
   noSharedMemory: noSharedMemory(),
 
   async readWasm(fileName) {

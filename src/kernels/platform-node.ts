@@ -2,6 +2,7 @@ import { readFile } from 'node:fs/promises';
 import { availableParallelism } from 'node:os';
 import { Worker } from 'node:worker_threads';
 import { KvError } from '../errors/errors.ts';
+import { createNativeKernels } from './native.ts';
 import type { Platform, ThreadMessage } from './platform.ts';
 
 // Beside the bundle in dist/, or where the build left it when running from the sources.
@@ -9,6 +10,9 @@ const folders = ['./wasm/', '../../build/wasm/'];
 
 export const platform: Platform = {
   hardwareThreads: availableParallelism(),
+  hasAddons: true,
+  createNativeKernels,
+  environmentBackend: () => process.env['H1BKV_BACKEND'] || undefined,
   noSharedMemory: undefined,
 
   async readWasm(fileName) {

@@ -1,35 +1,20 @@
 import { KvError } from '../errors/errors.ts';
 import { platform } from '#kernels-platform';
+import type { KernelExports } from './compiled-kernels.ts';
 import { createMemory, Heap } from './memory.ts';
 import type { Thread } from './platform.ts';
 
-/** What native/ exports; sizes and addresses are u32, seen as signed where they come back. */
-export interface NativeExports {
+/** Sizes and addresses are u32, seen as signed where they come back. */
+export interface WasmExports extends KernelExports {
   readonly __stack_pointer: WebAssembly.Global;
   readonly __heap_base: WebAssembly.Global;
-  embed(...args: number[]): void;
-  rms_norm(...args: number[]): number;
-  linear(...args: number[]): number;
-  linear_scratch_bytes(...args: number[]): number;
-  rope(...args: number[]): void;
-  add(...args: number[]): void;
-  add_bias(...args: number[]): void;
-  swiglu(...args: number[]): void;
-  store_rows(...args: number[]): number;
-  store_sketch(...args: number[]): number;
-  store_codes(...args: number[]): number;
-  query_tables(...args: number[]): number;
-  store_affine(...args: number[]): number;
-  attend(...args: number[]): number;
-  attend_scratch_bytes(...args: number[]): number;
-  scores(...args: number[]): void;
   pool_stop(): void;
   pool_fail(): void;
 }
 
-/** A running copy of the native kernels, its memory and its threads. */
-export interface NativeInstance {
-  readonly exports: NativeExports;
+/** A running copy of the kernels, its memory and its threads. */
+export interface WasmInstance {
+  readonly exports: WasmExports;
   readonly heap: Heap;
   readonly threads: readonly Thread[];
 }
@@ -82,12 +67,12 @@ export async function instantiate(
   threads: number,
   shared: boolean,
   relaxed: boolean,
-): Promise<NativeInstance> {
+): Promise<WasmInstance> {
   const fileName = `kernels${shared ? '-shared' : ''}${relaxed ? '-relaxed' : ''}.wasm`;
   const memory = createMemory(shared);
   const module = await compile(fileName);
   const instance = await WebAssembly.instantiate(module, { env: { memory } });
-  const exports = instance.exports as unknown as NativeExports;
+  const exports = instance.exports as unknown as WasmExports;
   const heap = new Heap(memory, exports.__heap_base.value >>> 0);
 
   const workers: Thread[] = [];
@@ -118,7 +103,7 @@ async function compile(fileName: string): Promise<WebAssembly.Module> {
 }
 
 /** Adds a worker to `threads`; resolves when it waits for work. */
-function startWorker(data: object, exports: NativeExports, threads: Thread[]): Promise<void> {
+function startWorker(data: object, exports: WasmExports, threads: Thread[]): Promise<void> {
   return new Promise((resolve, reject) => {
     const thread = platform.startThread(workerBody, data, (message) => {
       if ('ready' in message) return resolve();

@@ -6,7 +6,7 @@ import type { Gguf } from '../format/gguf.ts';
 import { getString } from '../format/gguf-access.ts';
 import { modelHash } from '../format/model-hash.ts';
 import { blobSource, type ByteSource } from '../format/source.ts';
-import type { BackendName, Kernels } from '../kernels/kernels.ts';
+import type { BackendChoice, Kernels } from '../kernels/kernels.ts';
 import { createKernels } from '../kernels/select.ts';
 import { chatTemplateOf } from '../tokenizer/chat-template.ts';
 import { tokenizerFromGguf } from '../tokenizer/gguf-tokenizer.ts';
@@ -17,7 +17,7 @@ import { WeightLoader, type LoadProgress } from './weights.ts';
 
 export interface LoadOptions extends OpenOptions {
   /** `auto` (the default) takes the fastest backend that works here. */
-  readonly backend?: 'auto' | BackendName;
+  readonly backend?: BackendChoice;
   /** Threads for the kernels; default: as many as the machine has cores. */
   readonly threads?: number;
   /** Kernels to share between models; they are not disposed with the model. */

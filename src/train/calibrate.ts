@@ -1,10 +1,10 @@
 import type { Adapter, TemperatureFit } from '../cache/adapter.ts';
-import type { CacheState, KvCache } from '../cache/cache.ts';
 import { gaussianProjection } from '../cache/sketch.ts';
 import { ensure } from '../errors/errors.ts';
 import type { Kernels, Segment, Tensor } from '../kernels/kernels.ts';
 import { allocTensor } from '../kernels/tensor.ts';
 import type { Model } from '../model/model.ts';
+import { watch } from './watch.ts';
 
 /** Where temperatures are searched: log-spaced from 0.005 to 5. */
 const candidates = Array.from({ length: 61 }, (_, i) => 0.005 * 10 ** (i / 20));
@@ -42,11 +42,11 @@ export async function calibrate(
   const size = Math.min(window, model.contextLength);
   const probe = new Probe(model, bits, seed);
   for (let start = 0; start < ids.length; start += size) {
-    probe.inner = await model.createCache('f32');
+    const cache = watch(await model.createCache('f32'), probe);
     try {
-      await model.forward([{ ids: ids.subarray(start, start + size), cache: probe }]);
+      await model.forward([{ ids: ids.subarray(start, start + size), cache }]);
     } finally {
-      probe.inner.dispose();
+      cache.dispose();
     }
     onProgress?.(Math.min(start + size, ids.length), ids.length);
   }
@@ -62,14 +62,12 @@ export async function calibrate(
 /** Loss of every candidate temperature, summed over queries: [candidates]. */
 type LossCurve = Float64Array;
 
-/** An f32 cache that looks on: on each `attend` it compares exact and sketched scores. */
-class Probe implements KvCache {
-  readonly spec = 'calibration probe';
+/** Looks on at an f32 cache: on each `attend` it compares exact and sketched scores. */
+class Probe {
   private readonly kernels: Kernels;
   /** [bits][layer][head] */
   private readonly curves: LossCurve[][][];
   private keys: Tensor | undefined;
-  private innerCache: KvCache | undefined;
 
   constructor(
     private readonly model: Model,
@@ -84,30 +82,16 @@ class Probe implements KvCache {
     );
   }
 
-  get inner(): KvCache {
-    ensure(this.innerCache !== undefined, 'usage', () => 'calibrate: the probe has no cache.');
-    return this.innerCache;
-  }
-
-  set inner(cache: KvCache) {
-    this.innerCache = cache;
-  }
-
-  get length(): number {
-    return this.inner.length;
-  }
-
-  append(layer: number, k: Tensor, v: Tensor): void {
+  append(_layer: number, k: Tensor): void {
     this.keys = k;
-    this.inner.append(layer, k, v);
   }
 
-  attend(layer: number, q: Tensor, out: Tensor): void {
-    this.inner.attend(layer, q, out);
-    ensure(this.keys !== undefined, 'usage', () => 'calibrate: attend came before append.');
-    const exact = this.scores(layer, q, this.keys);
+  attend(layer: number, q: Tensor): void {
+    const { keys } = this;
+    ensure(keys !== undefined, 'usage', () => 'calibrate: attend came before append.');
+    const exact = this.scores(layer, q, keys);
     this.bits.forEach((bits, i) => {
-      const raw = this.scores(layer, q, this.keys as Tensor, bits);
+      const raw = this.scores(layer, q, keys, bits);
       this.curves[i][layer].forEach((curve, head) => addLosses(curve, exact, raw, head, bits));
     });
   }
@@ -161,34 +145,6 @@ class Probe implements KvCache {
       layer: layers.map((heads) => best(sum(heads))),
       head: layers.map((heads) => heads.map(best)),
     };
-  }
-
-  begin(n: number): void {
-    this.inner.begin(n);
-  }
-  commit(): void {
-    this.inner.commit();
-  }
-  rollback(): void {
-    this.inner.rollback();
-  }
-  truncate(length: number): number {
-    return this.inner.truncate(length);
-  }
-  fork(): KvCache {
-    return this.inner.fork();
-  }
-  bytes() {
-    return this.inner.bytes();
-  }
-  save(): Promise<CacheState> {
-    return this.inner.save();
-  }
-  restore(state: CacheState): void {
-    this.inner.restore(state);
-  }
-  dispose(): void {
-    this.inner.dispose();
   }
 }
 

@@ -1,0 +1,433 @@
+import { ensure, KvError } from '../errors/errors.ts';
+import { check, checkAttend } from './check.ts';
+import type {
+  AffineBits,
+  AttendShape,
+  Codec,
+  HostArray,
+  KernelBuffer,
+  Kernels,
+  LinearPart,
+  RopeStyle,
+  Segment,
+  Tensor,
+} from './kernels.ts';
+import { bytesOf, hostView } from './tensor.ts';
+import { elementCount, weightDTypes } from '../math/dtype.ts';
+
+/** The C kernels of native/, called with numbers; addresses are of the machine's memory. */
+export interface KernelExports {
+  embed(...args: number[]): void;
+  rms_norm(...args: number[]): number;
+  linear(...args: number[]): number;
+  linear_scratch_bytes(...args: number[]): number;
+  rope(...args: number[]): void;
+  add(...args: number[]): void;
+  add_bias(...args: number[]): void;
+  swiglu(...args: number[]): void;
+  store_rows(...args: number[]): number;
+  store_sketch(...args: number[]): number;
+  store_codes(...args: number[]): number;
+  query_tables(...args: number[]): number;
+  store_affine(...args: number[]): number;
+  attend(...args: number[]): number;
+  attend_scratch_bytes(...args: number[]): number;
+  scores(...args: number[]): void;
+}
+
+/** What runs the C kernels: a WebAssembly instance, or the addon. */
+export interface Machine {
+  readonly backend: 'wasm' | 'native';
+  /** One line for people. */
+  readonly description: string;
+  readonly threads: number;
+  /** 32-bit words of an address in the structs of C. */
+  readonly addressWords: 1 | 2;
+  readonly maxBytes: number;
+  readonly exports: KernelExports;
+  /** Address of zeroed bytes, aligned to 64. @throws KvError "memory"; nothing is changed */
+  allocate(sizeBytes: number): number;
+  free(address: number): void;
+  /** Where TypeScript sees what was allocated at an address. */
+  memory(address: number): { readonly buffer: ArrayBufferLike; readonly start: number };
+  /** Stops threads and releases all memory. */
+  close(): void;
+}
+
+/** More threads than this only wait for memory; a caller may still ask for up to `maxThreads`. */
+const maxDefaultThreads = 16;
+const maxThreads = 64;
+
+/** Threads of a backend. @throws KvError "range" for a number that makes no sense */
+export function threadCount(backend: string, asked: number | undefined, hardware: number): number {
+  const threads = asked ?? Math.min(hardware, maxDefaultThreads);
+  ensure(
+    Number.isInteger(threads) && threads >= 1 && threads <= maxThreads,
+    'range',
+    () => `${backend}: ${threads} threads; it must be a whole number from 1 to ${maxThreads}.`,
+  );
+  return threads;
+}
+
+/** For descriptions. */
+export function inWords(threads: number): string {
+  return threads === 1 ? '1 thread' : `${threads} threads`;
+}
+
+/** Weights are numbered as in native/elementwise.h, forms as in native/attend.c. */
+const dtypeCodes = Object.fromEntries(weightDTypes.map((dtype, code) => [dtype, code]));
+const keyFormCodes = { f32: 0, f16: 1, sketch: 2, codes: 3 } as const;
+const valueFormCodes = { f32: 0, f16: 1, affine2: 2, affine3: 3, affine4: 4 } as const;
+/** As in native/codes.c. */
+const scaleRuleCodes = { unbiased: 0, 'least-squares': 1, norm: 2, none: 3 } as const;
+const status = { notFinite: 1, outOfRange: 2, workerDied: 3 } as const;
+const maxInt32 = 0x7fffffff;
+
+class CompiledBuffer implements KernelBuffer {
+  readonly owner: CompiledKernels;
+  readonly address: number;
+  readonly sizeBytes: number;
+  freed = false;
+
+  constructor(owner: CompiledKernels, address: number, sizeBytes: number) {
+    this.owner = owner;
+    this.address = address;
+    this.sizeBytes = sizeBytes;
+  }
+}
+
+/** Memory for one call at a time. It only grows; what was in it may be lost. */
+class Scratch {
+  private address = 0;
+  private sizeBytes = 0;
+
+  at(machine: Machine, sizeBytes: number): number {
+    if (this.sizeBytes >= sizeBytes) return this.address;
+    const larger = Math.ceil(sizeBytes * 1.25);
+    const address = machine.allocate(larger);
+    if (this.sizeBytes > 0) machine.free(this.address);
+    this.address = address;
+    this.sizeBytes = larger;
+    return address;
+  }
+}
+
+/** Checks the call, lays out pointers, calls the C kernel of the same name. */
+export class CompiledKernels implements Kernels {
+  readonly backend: Machine['backend'];
+  readonly maxBytes: number;
+  readonly description: string;
+  readonly threads: number;
+  private running: Machine | undefined;
+  private allocated = 0;
+  /** The structs of one call, and what a kernel needs to work in. */
+  private readonly structs = new Scratch();
+  private readonly scratch = new Scratch();
+
+  constructor(machine: Machine) {
+    this.running = machine;
+    this.backend = machine.backend;
+    this.maxBytes = machine.maxBytes;
+    this.description = machine.description;
+    this.threads = machine.threads;
+  }
+
+  get allocatedBytes(): number {
+    return this.allocated;
+  }
+
+  alloc(sizeBytes: number): KernelBuffer {
+    const buffer = new CompiledBuffer(this, this.machine.allocate(sizeBytes), sizeBytes);
+    this.allocated += sizeBytes;
+    return buffer;
+  }
+
+  free(buffer: KernelBuffer): void {
+    const own = this.own(buffer);
+    this.machine.free(own.address);
+    own.freed = true;
+    this.allocated -= own.sizeBytes;
+  }
+
+  view(t: Tensor): HostArray {
+    const { buffer, start } = this.machine.memory(this.own(t.buffer).address);
+    return hostView(t, buffer, start);
+  }
+
+  read(t: Tensor): Promise<HostArray> {
+    return Promise.resolve(this.view(t).slice());
+  }
+
+  write(t: Tensor, data: HostArray): void {
+    const view = this.view(t);
+    check.write(t, data, view);
+    view.set(data);
+  }
+
+  copy(source: Tensor, target: Tensor): void {
+    check.copy(source, target);
+    this.view(bytesOf(target)).set(this.view(bytesOf(source)));
+  }
+
+  embed(table: Tensor, ids: Int32Array, out: Tensor): void {
+    check.embed(table, ids, out);
+    const list = this.structWriter(ids.length);
+    for (const id of ids) list.word(id);
+    const [tableAt, outAt] = [this.at(table), this.at(out)];
+    const columns = table.shape[1];
+    this.c.embed(tableAt, dtypeCodes[table.dtype], columns, list.start, ids.length, outAt);
+  }
+
+  rmsNorm(x: Tensor, weight: Tensor, eps: number, out: Tensor): void {
+    check.rmsNorm(x, weight, out);
+    const [n, d] = x.shape;
+    const result = this.c.rms_norm(this.at(x), this.at(weight), eps, this.at(out), n, d);
+    this.refuse('rmsNorm', result, x);
+  }
+
+  linear(x: Tensor, parts: readonly LinearPart[]): void {
+    check.linear(x, parts);
+    const [n, columns] = x.shape;
+    const scratch = this.work(this.c.linear_scratch_bytes(n, columns, this.threads));
+    const list = this.structWriter(parts.length * 6);
+    for (const { weight, out } of parts) {
+      list.address(this.at(weight));
+      list.address(this.at(out));
+      list.word(weight.shape[0]);
+      list.word(dtypeCodes[weight.dtype]);
+    }
+    const result = this.c.linear(this.at(x), n, columns, list.start, parts.length, scratch);
+    this.refuse('linear', result, x);
+  }
+
+  rope(x: Tensor, table: Tensor, style: RopeStyle): void {
+    check.rope(x, table);
+    const [n, heads, d] = x.shape;
+    const adjacent = style === 'adjacent' ? 1 : 0;
+    this.c.rope(this.at(x), this.at(table), n, heads, d, table.shape[1], adjacent);
+  }
+
+  add(x: Tensor, y: Tensor): void {
+    check.sameShape('add', x, y);
+    this.c.add(this.at(x), this.at(y), elementCount(x.shape));
+  }
+
+  addBias(x: Tensor, bias: Tensor): void {
+    check.addBias(x, bias);
+    this.c.add_bias(this.at(x), this.at(bias), x.shape[0], x.shape[1]);
+  }
+
+  swiglu(gate: Tensor, up: Tensor): void {
+    check.sameShape('swiglu', gate, up);
+    this.c.swiglu(this.at(gate), this.at(up), elementCount(gate.shape));
+  }
+
+  storeRows(x: Tensor, page: Tensor, slot: number): void {
+    check.storeRows(x, page, slot);
+    const [n, heads, d] = x.shape;
+    const target = [this.at(page), dtypeCodes[page.dtype], page.shape[1], slot];
+    this.refuse('storeRows', this.c.store_rows(this.at(x), n, heads, d, ...target), x);
+  }
+
+  storeSketch(x: Tensor, projection: Tensor, page: Tensor, slot: number): void {
+    check.storeSketch(x, projection, page, slot);
+    const [n, heads, d] = x.shape;
+    const [nKvHeads, bits] = projection.shape;
+    const source = [this.at(x), n, heads, d, this.at(projection), nKvHeads, bits];
+    const result = this.c.store_sketch(...source, this.at(page), page.shape[1], slot);
+    this.refuse('storeSketch', result, x);
+  }
+
+  storeCodes(
+    x: Tensor,
+    codec: Codec,
+    keys: Tensor,
+    keyScales: Tensor | undefined,
+    slot: number,
+  ): void {
+    check.storeCodes(x, codec, keys, keyScales, slot);
+    const [n, nKvHeads, d] = x.shape;
+    const [, blocks, groups] = keys.shape;
+    const codebook = [codec.project, codec.levels, codec.rows].map((t) => this.at(t));
+    const scaling = [scaleRuleCodes[codec.rule], codec.gain];
+    const target = [this.at(keys), blocks, keyScales ? this.at(keyScales) : 0, slot];
+    const source = [this.at(x), n, nKvHeads, d, ...codebook, groups, ...scaling];
+    this.refuse('storeCodes', this.c.store_codes(...source, ...target), x);
+  }
+
+  queryTables(q: Tensor, codec: Codec, tables: Tensor, scales: Tensor): void {
+    check.queryTables(q, codec, tables, scales);
+    const [n, nHeads, d] = q.shape;
+    const [nKvHeads, groups] = codec.levels.shape;
+    const codebook = [this.at(codec.queryProject), this.at(codec.levels), nKvHeads, groups];
+    const source = [this.at(q), n, nHeads, d, ...codebook];
+    const result = this.c.query_tables(...source, this.at(tables), this.at(scales));
+    this.refuse('queryTables', result, q);
+  }
+
+  storeAffine(
+    x: Tensor,
+    codes: Tensor,
+    params: Tensor,
+    bits: AffineBits,
+    slot: number,
+    { clip }: { readonly clip: boolean },
+  ): void {
+    check.storeAffine(x, codes, params, bits, slot);
+    const [n, heads, d] = x.shape;
+    const target = [this.at(codes), this.at(params), codes.shape[1], bits, slot, clip ? 1 : 0];
+    this.refuse('storeAffine', this.c.store_affine(this.at(x), n, heads, d, ...target), x);
+  }
+
+  attend(segments: readonly Segment[], shape: AttendShape, out: Tensor): void {
+    checkAttend(segments, shape);
+    check.attend(shape, out);
+    const { segmentsAt, shapeAt, scratch } = this.layOut(segments, shape);
+    const count = segments.length;
+    const result = this.c.attend(segmentsAt, count, shapeAt, this.at(out), scratch, this.threads);
+    this.refuse('attend', result, out);
+  }
+
+  scores(segment: Segment, shape: AttendShape, out: Tensor): void {
+    checkAttend([segment], shape);
+    check.scores(segment, shape, out);
+    const { segmentsAt, shapeAt, scratch } = this.layOut([segment], shape);
+    this.c.scores(segmentsAt, shapeAt, this.at(out), scratch);
+  }
+
+  dispose(): void {
+    this.running?.close();
+    this.running = undefined;
+    this.allocated = 0;
+  }
+
+  private get machine(): Machine {
+    if (!this.running) {
+      throw new KvError('backend', `${this.backend}: the backend was disposed of.`);
+    }
+    return this.running;
+  }
+
+  private get c(): KernelExports {
+    return this.machine.exports;
+  }
+
+  private own(buffer: KernelBuffer): CompiledBuffer {
+    ensure(
+      buffer instanceof CompiledBuffer && buffer.owner === this,
+      'shape',
+      () => `${this.backend}: this buffer belongs to another backend.`,
+    );
+    ensure(!buffer.freed, 'shape', () => `${this.backend}: this buffer was freed before.`);
+    return buffer;
+  }
+
+  private at(t: Tensor): number {
+    return this.own(t.buffer).address + t.offset;
+  }
+
+  /** Address of memory that a kernel may use during its call. */
+  private work(sizeBytes: number): number {
+    return this.scratch.at(this.machine, sizeBytes);
+  }
+
+  private structWriter(words: number): StructWriter {
+    return new StructWriter(this.machine, this.structs.at(this.machine, words * 4), words);
+  }
+
+  /** Writes the C structs Shape, Segment[] and Page[] of native/attend.c, in this order. */
+  private layOut(segments: readonly Segment[], shape: AttendShape) {
+    const nPages = segments.reduce((sum, { pages }) => sum + pages.length, 0);
+    const { addressWords } = this.machine;
+    const shapeWords = 6;
+    const segmentWords = addressWords === 1 ? 14 : 20;
+    const pageWords = 4 * addressWords;
+    const pagesFrom = shapeWords + segments.length * segmentWords;
+    const structs = this.structWriter(pagesFrom + nPages * pageWords);
+    const { n, start, nHeads, nKvHeads, headDimK, headDimV } = shape;
+    for (const size of [n, start, nHeads, nKvHeads, headDimK, headDimV]) structs.word(size);
+    let pagesAt = structs.start + pagesFrom * 4;
+    for (const s of segments) {
+      structs.address(this.at(s.query));
+      structs.address(s.queryScales ? this.at(s.queryScales) : 0);
+      structs.address(this.at(s.scale));
+      structs.address(pagesAt);
+      structs.word(keyFormCodes[s.keyForm]);
+      structs.word(valueFormCodes[s.valueForm]);
+      for (const size of [s.pageLength, s.first, s.length]) structs.word(size);
+      structs.word(Math.min(s.minDistance, maxInt32));
+      structs.word(Math.min(s.maxDistance, maxInt32));
+      structs.word(s.keyForm === 'sketch' || s.keyForm === 'codes' ? s.query.shape[2] : 0);
+      structs.float(s.skip ?? 0);
+      structs.address(0);
+      pagesAt += s.pages.length * pageWords * 4;
+    }
+    for (const { pages } of segments) {
+      for (const { keys, keyScales, values, valueParams } of pages) {
+        structs.address(this.at(keys));
+        structs.address(keyScales ? this.at(keyScales) : 0);
+        structs.address(this.at(values));
+        structs.address(valueParams ? this.at(valueParams) : 0);
+      }
+    }
+    const [shapeAt, segmentsAt] = [structs.start, structs.start + shapeWords * 4];
+    const layout = [segmentsAt, segments.length, shapeAt, this.threads];
+    const scratch = this.work(this.c.attend_scratch_bytes(...layout));
+    return { segmentsAt, shapeAt, scratch };
+  }
+
+  /** Turns a kernel's status into an error about its input. */
+  private refuse(kernel: string, result: number, input: Tensor): void {
+    if (result === 0) return;
+    ensure(
+      result !== status.workerDied,
+      'backend',
+      () => `${kernel}: a worker thread died. Start the backend anew, with fewer threads.`,
+    );
+    const values = this.view(input);
+    const isBad = (v: number) =>
+      result === status.notFinite ? !Number.isFinite(v) : Math.abs(v) > 65504;
+    const bad = values.findIndex(isBad);
+    throw result === status.notFinite
+      ? new KvError(
+          'not-finite',
+          `${kernel}: element ${bad} is ${values[bad]}. The model's weights or input are damaged.`,
+        )
+      : new KvError(
+          'range',
+          `${kernel}: a value is ${values[bad]}; f16 holds up to 65504. Use the f32 cache.`,
+        );
+  }
+}
+
+/** Writes structs of C one field after the other; addresses are aligned as C aligns them. */
+class StructWriter {
+  /** Address of the first field. */
+  readonly start: number;
+  private readonly words: Uint32Array;
+  private readonly floats: Float32Array;
+  private readonly addressWords: number;
+  private next = 0;
+
+  constructor(machine: Machine, address: number, words: number) {
+    const { buffer, start } = machine.memory(address);
+    this.start = address;
+    this.words = new Uint32Array(buffer, start, words);
+    this.floats = new Float32Array(buffer, start, words);
+    this.addressWords = machine.addressWords;
+  }
+
+  word(value: number): void {
+    this.words[this.next++] = value;
+  }
+
+  float(value: number): void {
+    this.floats[this.next++] = value;
+  }
+
+  address(value: number): void {
+    this.next += this.next % this.addressWords;
+    this.words[this.next++] = value;
+    if (this.addressWords === 2) this.words[this.next++] = value / 2 ** 32;
+  }
+}
