@@ -72,6 +72,27 @@ export async function collectStatistics(
   return sums.map((layer) => layer.statistics());
 }
 
+/**
+ * What independent errors of variance 1 do to the squared output of a query, on average.
+ * @param weights p of the positions that it sees, itself the last
+ * @param out     their sum of p_j v_j
+ * @returns of errors in its scores: sum p_j^2 |v_j - out|^2; in values, per channel: sum p_j^2
+ */
+export function errorCosts(
+  weights: Float64Array,
+  values: readonly Float32Array[],
+  out: Float32Array,
+): { scores: number; values: number } {
+  const costs = { scores: 0, values: 0 };
+  weights.forEach((p, j) => {
+    const isExact = j < exactFirst || weights.length - 1 - j < exactNewest;
+    const squared = p * p * (isExact ? exactShare : 1);
+    costs.values += squared;
+    costs.scores += squared * values[j].reduce((sum, x, c) => sum + (x - out[c]) ** 2, 0);
+  });
+  return costs;
+}
+
 /** Running sums of one layer, in f64. */
 class LayerSums {
   private positions = 0;
@@ -137,13 +158,8 @@ class LayerSums {
     const { values } = this.rows[group];
     const out = new Float32Array(headDimV);
     const weights = attendRows(query, keys, values.slice(0, position + 1), scale, out);
-    let cost = 0;
-    weights.forEach((p, j) => {
-      const isExact = j < exactFirst || position - j < exactNewest;
-      const squared = p * p * (isExact ? exactShare : 1);
-      this.valueWeights[group] += squared;
-      cost += squared * values[j].reduce((sum, x, c) => sum + (x - out[c]) ** 2, 0);
-    });
+    const { scores: cost, values: valueWeight } = errorCosts(weights, values, out);
+    this.valueWeights[group] += valueWeight;
     const weighted = query.map((x) => x * Math.sqrt(cost));
     addMoments(this.queryMoments.subarray(group * d * d, (group + 1) * d * d), weighted, d, 1, 1);
   }
