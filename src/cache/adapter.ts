@@ -21,8 +21,13 @@ export interface LayerStatistics {
   readonly valueMean: Float32Array;
   /** covariance, [nKvHeads, headDimK, headDimK] */
   readonly keys: Float32Array;
-  /** second moment over all query heads of a KV head, [nKvHeads, headDimK, headDimK] */
+  /**
+   * second moment over all query heads of a KV head, each query weighted by what errors in its scores
+   * cost (`collectStatistics` in src/train/statistics.ts), [nKvHeads, headDimK, headDimK]
+   */
   readonly queries: Float32Array;
+  /** what it costs to lose the values of a KV head, in the unit of these weights, [nKvHeads] */
+  readonly valueCosts: Float32Array;
 }
 
 /** What was fitted for one model; kept as JSON beside it. */
@@ -72,7 +77,7 @@ export function formatAdapter(adapter: Adapter): string {
 /** Numbers as base64 of little-endian f32: a tenth of the digits, and exact. */
 type StoredStatistics = Record<keyof LayerStatistics, string>;
 
-const statisticsKeys = ['keyMean', 'valueMean', 'keys', 'queries'] as const;
+const statisticsKeys = ['keyMean', 'valueMean', 'keys', 'queries', 'valueCosts'] as const;
 
 function pack(layer: LayerStatistics): StoredStatistics {
   const text = ({ buffer, byteOffset, byteLength }: Float32Array) =>
@@ -109,13 +114,14 @@ export function statisticsOf(
   const fits =
     statistics.length === shapes.length &&
     shapes.every(({ nKvHeads, headDimK, headDimV }, i) => {
-      const { keyMean, valueMean, keys, queries } = statistics[i];
+      const { keyMean, valueMean, keys, queries, valueCosts } = statistics[i];
       const square = nKvHeads * headDimK * headDimK;
       return (
         keyMean.length === nKvHeads * headDimK &&
         valueMean.length === nKvHeads * headDimV &&
         keys.length === square &&
-        queries.length === square
+        queries.length === square &&
+        valueCosts.length === nKvHeads
       );
     });
   if (fits) return statistics;

@@ -6,8 +6,8 @@ import { encode } from '../math/blocks.ts';
 import { f32ToF16 } from '../math/f16.ts';
 import { statisticsOf, type LayerStatistics } from './adapter.ts';
 import type { LayerShape } from './cache.ts';
+import { allocatedCodec, balancedBasis, uniformCodec, type BalancedBasis } from './codec.ts';
 import type { CacheMethod } from './method.ts';
-import { allocatedCodec, uniformCodec } from './codec.ts';
 import { CodeScratch } from './code-scratch.ts';
 import { allocConstants, allocTensors, perHead } from './constants.ts';
 import { expectAffine } from './affine-values.ts';
@@ -21,6 +21,7 @@ import {
   wholeSetting,
   type CacheSpec,
 } from './spec.ts';
+import { spreadBits, type LayerBits } from './spread.ts';
 import { WindowLaw } from './window-law.ts';
 import type { LayerCodec, Means, Sample, WindowedMethod } from './windowed-method.ts';
 import { WindowedCache } from './windowed.ts';
@@ -32,21 +33,22 @@ const sampleLength = 256;
  * Our cache: a few bits per key channel, scored by table look-up, and two to four bits per value.
  *
  * Keys less their mean are rotated, and channel j of the rotated key is quantized to a number of
- * bits that suits it (`codec.ts`): with `alloc=auto` by what keys and queries of the first 256
- * positions look like, which all queries there see exact; with `alloc=none` evenly, after a random
- * rotation. One f16 scale per key makes its score unbiased. Values less their mean get `v` bits,
+ * bits that suits it (`codec.ts`): with `alloc=auto` by statistics of keys and queries; with
+ * `alloc=none` evenly, after a random rotation. Statistics come from the adapter, and then layers
+ * where errors cost more get more bits, out of the same sum (`spread.ts`); or from the first 256
+ * positions, which all queries there see exact. One f16 scale per key makes its score unbiased. Values less their mean get `v` bits,
  * clipped where that helps. The newest `window` positions and the first `sinks` stay f16.
  *
  * Settings: `k` bits per key channel on average (0.5 to 4, default 2), `v` bits per value (2, 3, 4,
  * default 2), `window` (default 64), `sinks` (default 4), `alloc` (auto, none), `centre` (static,
  * none), `source` of means and allocation (the adapter where it has them, else the first positions),
  * `scale` of keys (least-squares, or unbiased, the default with `alloc=none`), `seed` of the rotation.
- * Layers may have `k` and `v` of their own: `bitplane:k=1.5,v=2@0-1:k=3,v=4@-1:k=3`.
+ * Layers may have `k` and `v` of their own, and then all keep what they are given:
+ * `bitplane:k=1.5,v=2@0-1:k=3,v=4@-1:k=3`.
  */
 export const create: CacheMethod['create'] = (spec, shapes, kernels, adapter) => {
   const names = ['k', 'v', 'window', 'sinks', 'alloc', 'centre', 'source', 'scale', 'seed'];
   expectSettings(spec, names, ['k', 'v']);
-  const bitsOf = shapes.map((_, layer) => readBits(specOfLayer(spec, layer, shapes.length)));
   const window = wholeSetting(spec, 'window', 64, { min: 0, max: 65536 });
   const sinks = wholeSetting(spec, 'sinks', 4, { min: 0, max: 128 });
   const seed = wholeSetting(spec, 'seed', 0, { min: 0, max: 65535 });
@@ -68,18 +70,25 @@ export const create: CacheMethod['create'] = (spec, shapes, kernels, adapter) =>
     );
   }
 
-  const nibblesOf = shapes.map(({ headDimK }, layer) =>
-    Math.max(1, Math.round((bitsOf[layer].keys * headDimK) / 4)),
-  );
+  const even = shapes.map((shape, layer): LayerBits => {
+    const { keys, values } = readBits(specOfLayer(spec, layer, shapes.length));
+    return { nibbles: Math.max(1, Math.round((keys * shape.headDimK) / 4)), values };
+  });
   shapes.forEach((shape, layer) => {
-    expectAffine(spec.name, shape, bitsOf[layer].values);
+    expectAffine(spec.name, shape, even[layer].values);
     ensure(
-      nibblesOf[layer] <= maxCodeGroups,
+      even[layer].nibbles <= maxCodeGroups,
       'usage',
       () =>
-        `cache "${spec.name}": k=${bitsOf[layer].keys} at head dimension ${shape.headDimK} makes ${nibblesOf[layer]} groups of 4 bits; there can be ${maxCodeGroups}. Give a smaller k.`,
+        `cache "${spec.name}": layer ${layer} has ${even[layer].nibbles} groups of 4 bits at head dimension ${shape.headDimK}; there can be ${maxCodeGroups}. Give a smaller k.`,
     );
   });
+  const spreads = alloc === 'auto' && centre === 'static' && source === 'adapter';
+  const bases =
+    spreads && known ? shapes.map((shape, layer) => basesOf(shape, known[layer])) : undefined;
+  const isSpread = bases && known && spec.layers.length === 0;
+  const bitsOf = isSpread ? spread(shapes, known, bases, even) : even;
+  const nibblesOf = bitsOf.map(({ nibbles }) => nibbles);
   const scratch = new CodeScratch(kernels, shapes, Math.max(...nibblesOf));
   const rotations =
     alloc === 'none' ? new Rotations(kernels, shapes, nibblesOf, rule, seed) : undefined;
@@ -124,7 +133,7 @@ export const create: CacheMethod['create'] = (spec, shapes, kernels, adapter) =>
       const valueBits = bitsOf[layer].values;
       const isCentred = centre === 'static';
       const codec = new BitplaneCodec(kernels, shape, valueBits, scratch, keys, isCentred);
-      if (source === 'adapter' && known && !isCopy) codec.know(known[layer]);
+      if (source === 'adapter' && known && !isCopy) codec.know(known[layer], bases?.[layer]);
       return codec;
     },
     codebookBytes: () => rotations?.sizeBytes ?? 0,
@@ -146,6 +155,33 @@ function readBits(spec: CacheSpec): { keys: number; values: AffineBits } {
   };
 }
 
+/** Balanced bases of the KV heads of a layer. */
+function basesOf(
+  { nKvHeads, headDimK: d }: LayerShape,
+  { keys, queries }: Pick<LayerStatistics, 'keys' | 'queries'>,
+): BalancedBasis[] {
+  return Array.from({ length: nKvHeads }, (_, head) => {
+    const own = (all: Float32Array) =>
+      Float64Array.from(all.subarray(head * d * d, (head + 1) * d * d));
+    return balancedBasis({ keys: own(keys), queries: own(queries) }, d);
+  });
+}
+
+/** Bits of each layer, as many in all as in an even spread, by what errors cost there. */
+function spread(
+  shapes: readonly LayerShape[],
+  known: readonly LayerStatistics[],
+  bases: readonly (readonly BalancedBasis[])[],
+  even: readonly LayerBits[],
+): LayerBits[] {
+  const costs = shapes.map(({ nKvHeads, headDimV, scale }, layer) => ({
+    channels: bases[layer].map(({ variances }) => variances.map((s) => (scale * s) ** 2)),
+    values: known[layer].valueCosts.reduce((sum, cost) => sum + cost, 0),
+    valueCount: nKvHeads * headDimV,
+  }));
+  return spreadBits(costs, even);
+}
+
 /** How the keys of one layer are coded. */
 interface KeyCoder {
   readonly nibbles: number;
@@ -153,8 +189,15 @@ interface KeyCoder {
   readonly tensors: readonly Tensor[];
   /** Valid until the next call on any layer, and for this use alone. */
   codec(use: 'store' | 'read'): Codec;
-  /** Fits it to the layer. @param statistics second moments of keys as they will be coded, and of queries */
-  fit(statistics: Pick<LayerStatistics, 'keys' | 'queries'>): void;
+  /**
+   * Fits it to the layer.
+   * @param statistics second moments of keys as they will be coded, and of queries
+   * @param bases      what `basesOf` makes of them, if it is known
+   */
+  fit(
+    statistics: Pick<LayerStatistics, 'keys' | 'queries'>,
+    bases?: readonly BalancedBasis[],
+  ): void;
 }
 
 /** One layer of one cache: what it knows of the layer, and what it does with a page. */
@@ -174,10 +217,13 @@ class BitplaneCodec implements LayerCodec {
     return this.keys.tensors;
   }
 
-  /** Takes means and allocation from statistics of the layer. */
-  know({ keyMean, valueMean, keys, queries }: LayerStatistics): Means {
+  /** Takes means and allocation from statistics of the layer. @param bases of keys less their mean */
+  know(
+    { keyMean, valueMean, keys, queries }: Omit<LayerStatistics, 'valueCosts'>,
+    bases?: readonly BalancedBasis[],
+  ): Means {
     if (this.isCentred) {
-      this.keys.fit({ keys, queries });
+      this.keys.fit({ keys, queries }, bases);
       this.means = { keys: keyMean, values: valueMean };
     } else {
       const d = this.shape.headDimK;
@@ -243,8 +289,8 @@ class AllocatedKeys implements KeyCoder {
     const { nKvHeads, headDimK: d } = shape;
     const matrix = { dtype: d % 32 === 0 ? ('q8_0' as const) : ('f16' as const) };
     const [project, queryProject, levels, places, rows] = allocTensors(kernels, [
-      { ...matrix, shape: [nKvHeads * d + 1, d] },
-      { ...matrix, shape: [nKvHeads * d + 1, d] },
+      { ...matrix, shape: [nKvHeads * rowsHeld(d, nibbles) + 1, d] },
+      { ...matrix, shape: [nKvHeads * rowsHeld(d, nibbles) + 1, d] },
       { dtype: 'q8_0', shape: [nKvHeads * nibbles, levelsOfNibble] },
       { dtype: 'i32', shape: [nKvHeads * 4 * nibbles] },
       { dtype: 'i32', shape: [nKvHeads] },
@@ -275,22 +321,23 @@ class AllocatedKeys implements KeyCoder {
     };
   }
 
-  fit({ keys, queries }: Pick<LayerStatistics, 'keys' | 'queries'>): void {
+  fit(
+    statistics: Pick<LayerStatistics, 'keys' | 'queries'>,
+    bases = basesOf(this.shape, statistics),
+  ): void {
     const { nKvHeads, headDimK: d } = this.shape;
-    const zeroRow = nKvHeads * d;
-    const ofHead = (all: Float32Array, head: number) =>
-      Float64Array.from(all.subarray(head * d * d, (head + 1) * d * d));
+    const held = rowsHeld(d, this.nibbles);
+    const zeroRow = nKvHeads * held;
     const project = new Float32Array((zeroRow + 1) * d);
     const queryProject = new Float32Array((zeroRow + 1) * d);
     const levels = new Float32Array(nKvHeads * this.nibbles * levelsOfNibble);
     const places = new Int32Array(nKvHeads * 4 * this.nibbles).fill(zeroRow);
     const rows = new Int32Array(nKvHeads);
     for (let head = 0; head < nKvHeads; head++) {
-      const statistics = { keys: ofHead(keys, head), queries: ofHead(queries, head) };
-      const codec = allocatedCodec(statistics, d, this.nibbles);
+      const codec = allocatedCodec(bases[head], d, this.nibbles);
       levels.set(codec.levels, head * codec.levels.length);
       rows[head] = codec.bits.length;
-      let next = head * d;
+      let next = head * held;
       for (let place = 0; place < 4 * this.nibbles; place++) {
         const row = (m: Float32Array) => m.subarray(place * d, (place + 1) * d);
         if (row(codec.project).every((x) => x === 0)) continue;
@@ -311,6 +358,9 @@ class AllocatedKeys implements KeyCoder {
     else this.kernels.write(bytesOf(t), encode('q8_0', numbers));
   }
 }
+
+/** The most channels of a head that can be in use. */
+const rowsHeld = (d: number, nibbles: number) => Math.min(d, 4 * nibbles);
 
 /** 16 codes for up to 4 channels. */
 const levelsOfNibble = 64;

@@ -3,6 +3,7 @@ import { Random } from '../math/random.ts';
 import {
   allocateBits,
   allocatedCodec,
+  balancedBasis,
   normalErrors,
   normalLevels,
   randomRotation,
@@ -69,7 +70,7 @@ describe('allocation', () => {
 });
 
 /** Keys and queries with a few strong directions, which differ between the two. */
-function skewed(d: number, seed: number) {
+function skewed(d: number, seed: number, decays = { keys: d / 8, queries: d / 4 }) {
   const random = new Random(seed);
   const mix = (basis: Float64Array, decay: number) => {
     const x = range(d).map((i) => random.normal() * Math.exp(-i / decay));
@@ -78,7 +79,7 @@ function skewed(d: number, seed: number) {
     );
   };
   const [a, b] = [randomRotation(d, seed + 1), randomRotation(d, seed + 2)];
-  return { key: () => mix(a, d / 8), query: () => mix(b, d / 4) };
+  return { key: () => mix(a, decays.keys), query: () => mix(b, decays.queries) };
 }
 
 function statisticsOf(draw: ReturnType<typeof skewed>, d: number, n: number): HeadStatistics {
@@ -119,7 +120,7 @@ function codedScore(codec: HeadCodec, d: number, q: Float64Array, k: Float64Arra
 describe('scores by codes', () => {
   const d = 32;
   const draw = skewed(d, 5);
-  const statistics = statisticsOf(draw, d, 2000);
+  const basis = balancedBasis(statisticsOf(draw, d, 2000), d);
   const error = (codec: HeadCodec) => {
     let [sum, scale] = [0, 0];
     for (let trial = 0; trial < 400; trial++) {
@@ -131,8 +132,31 @@ describe('scores by codes', () => {
     return sum / scale;
   };
 
+  it('are in a basis where keys and queries have the same variances, and no correlations', () => {
+    const through = (rows: Float64Array, moment: Float64Array, i: number, j: number) =>
+      range(d).reduce(
+        (sum, a) =>
+          sum +
+          rows[i * d + a] * dot(moment.subarray(a * d, a * d + d), rows.subarray(j * d, j * d + d)),
+        0,
+      );
+    // Decays so slow that the ridge, 1 % of the mean variance, changes little.
+    const statistics = statisticsOf(skewed(d, 5, { keys: 2 * d, queries: d }), d, 500);
+    const { keys, queries, variances } = balancedBasis(statistics, d);
+    for (const [rows, moment] of [
+      [keys, statistics.keys],
+      [queries, statistics.queries],
+    ]) {
+      for (const i of range(d)) {
+        expect(through(rows, moment, i, i) / variances[i]).toBeCloseTo(1, 1);
+        for (const j of range(i)) {
+          expect(Math.abs(through(rows, moment, i, j)) / variances[i]).toBeLessThan(0.05);
+        }
+      }
+    }
+  });
   it('are exact projections where every channel is kept', () => {
-    const { project, queryProject } = allocatedCodec(statistics, d, d);
+    const { project, queryProject } = allocatedCodec(basis, d, d);
     const [q, k] = [draw.query(), draw.key()];
     const through = range(4 * d).reduce(
       (s, i) =>
@@ -145,7 +169,7 @@ describe('scores by codes', () => {
   });
   it.each([1, 2])('%i bits allocated halve the error of uniform ones, and more', (bits) => {
     const nibbles = (bits * d) / 4;
-    const allocated = error(allocatedCodec(statistics, d, nibbles));
+    const allocated = error(allocatedCodec(basis, d, nibbles));
     expect(allocated).toBeLessThan(0.5 * error(uniformCodec(d, nibbles, 1)));
   });
   it('get better with every bit', () => {

@@ -27,6 +27,16 @@ export interface HeadStatistics {
   readonly queries: Float64Array;
 }
 
+/** A basis in which keys and queries of a head have one and the same second moment, a diagonal one. */
+export interface BalancedBasis {
+  /** E, [d, d]: key -> u; row j is channel j */
+  readonly keys: Float64Array;
+  /** F, [d, d]: query -> y, with <y, u> = <q, k> */
+  readonly queries: Float64Array;
+  /** of each channel, of u as of y, largest first, [d] */
+  readonly variances: Float64Array;
+}
+
 /**
  * Levels of the quantizer of least squared error for a standard normal variable, by bits (Max 1960,
  * "Quantizing for Minimum Distortion", table I); the negative half is the mirror image.
@@ -58,16 +68,15 @@ export const maxChannelBits = 4;
 export function uniformCodec(d: number, nibbles: number, seed: number): HeadCodec {
   const rotation = randomRotation(d, seed);
   const bits = allocateBits(Array<number>(d).fill(1), nibbles);
-  return packed(rotation, rotation, bits, nibbles, d);
+  return packed(rotation, rotation, bits, nibbles, d, new Float64Array(d).fill(1));
 }
 
 /**
- * A codec for keys and queries with these statistics. With K and Q their second moments, the keys
- * are whitened, E = U^T K^(-1/2) and F = U^T K^(1/2), in the eigenbasis U of K^(1/2) Q K^(1/2): there
- * the channels of E k have variance 1, those of F q are uncorrelated with variances D, and an error
- * e in channel j of the key costs D_j e^2 in the score. Bits go, one by one, where they save most.
+ * With K and Q the second moments of keys and queries and U the eigenbasis of K^(1/2) Q K^(1/2), whose
+ * eigenvalues are S^2: E = S^(1/2) U^T K^(-1/2), F = S^(-1/2) U^T K^(1/2). Channels of E k are
+ * uncorrelated with variances S, and so are those of F q.
  */
-export function allocatedCodec(statistics: HeadStatistics, d: number, nibbles: number): HeadCodec {
+export function balancedBasis(statistics: HeadStatistics, d: number): BalancedBasis {
   const keys = symmetricEigen(ridge(statistics.keys, d), d);
   const root = power(keys, d, 0.5);
   const inverseRoot = power(keys, d, -0.5);
@@ -75,8 +84,28 @@ export function allocatedCodec(statistics: HeadStatistics, d: number, nibbles: n
     product(product(root, ridge(statistics.queries, d), d), root, d),
     d,
   );
-  const bits = allocateBits(values, nibbles);
-  return packed(product(vectors, inverseRoot, d), product(vectors, root, d), bits, nibbles, d);
+  const scaled = (exponent: number) =>
+    vectors.map((x, at) => x * values[Math.floor(at / d)] ** exponent);
+  return {
+    keys: product(scaled(0.25), inverseRoot, d),
+    queries: product(scaled(-0.25), root, d),
+    variances: values.map(Math.sqrt),
+  };
+}
+
+/**
+ * A codec in a balanced basis. An error of e times its standard deviation in channel j of a key costs
+ * S_j^2 e^2 in the squared score; bits go, one by one, where they save most. The scale of a key weighs
+ * its channels by S_j, half of what they count in the score: of the powers of S that were tried, 0 to
+ * 1, the best.
+ */
+export function allocatedCodec(basis: BalancedBasis, d: number, nibbles: number): HeadCodec {
+  const { keys, queries, variances } = basis;
+  const bits = allocateBits(
+    variances.map((s) => s * s),
+    nibbles,
+  );
+  return packed(keys, queries, bits, nibbles, d, variances);
 }
 
 /**
@@ -112,18 +141,23 @@ function nibblesFor(bits: readonly number[]): number {
   return fours + threes + Math.ceil(twos / 2) + Math.ceil(ones / 4);
 }
 
-/** Lays the channels out in nibbles, widest first; channels of no bits are left out. */
+/**
+ * Lays the channels out in nibbles, widest first; channels of no bits are left out. Keys are coded
+ * with their root mean square over the channels in use brought to 1, and so are the levels.
+ */
 function packed(
   e: Float64Array,
   f: Float64Array,
   bits: readonly number[],
   nibbles: number,
   d: number,
+  variances: Float64Array,
 ): HeadCodec {
   const room = Array<number>(nibbles).fill(4);
   const members = room.map((): number[] => []);
   const widestFirst = [...bits.keys()].filter((j) => bits[j] > 0);
   widestFirst.sort((a, b) => bits[b] - bits[a] || a - b);
+  const mean = widestFirst.reduce((sum, j) => sum + variances[j], 0) / widestFirst.length;
   for (const j of widestFirst) {
     const g = room.findIndex((left) => left >= bits[j]);
     room[g] -= bits[j];
@@ -138,7 +172,8 @@ function packed(
       const row = (4 * g + place) * d;
       project.set(e.subarray(j * d, (j + 1) * d), row);
       queryProject.set(f.subarray(j * d, (j + 1) * d), row);
-      const values = normalLevels(bits[j]);
+      const deviation = Math.sqrt(variances[j] / mean);
+      const values = normalLevels(bits[j]).map((x) => x * deviation);
       for (let code = 0; code < 16; code++) {
         levels[(g * 16 + code) * 4 + place] = values[(code >> shift) & (values.length - 1)];
       }
