@@ -18,6 +18,8 @@ export interface StatisticsOptions {
 const queryStride = 16;
 /** What a cache is expected to keep exact, as `bitplane` does by default. */
 const [exactNewest, exactFirst] = [64, 4];
+/** Weights below this add nothing that counts to sums of their squares. */
+const leastWeight = 1e-6;
 /** How much errors at such positions count all the same: heads that look nowhere else need a basis too. */
 const exactShare = 1e-4;
 
@@ -85,6 +87,7 @@ export function errorCosts(
 ): { scores: number; values: number } {
   const costs = { scores: 0, values: 0 };
   weights.forEach((p, j) => {
+    if (p < leastWeight) return;
     const isExact = j < exactFirst || weights.length - 1 - j < exactNewest;
     const squared = p * p * (isExact ? exactShare : 1);
     costs.values += squared;
