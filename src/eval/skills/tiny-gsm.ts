@@ -1,6 +1,6 @@
 /** Word problems in the format of GSM8K (Cobbe et al. 2021, arXiv:2110.14168), one to three steps. */
 import { people } from './people-and-things.ts';
-import { answer, checkSetting, text } from './pieces.ts';
+import { answer, checkSetting, joinTexts, text } from './pieces.ts';
 import type { Draw, Exercise, Piece, Settings, Skill } from './skill.ts';
 
 /** One line of arithmetic: `3 * 4 = 12`. */
@@ -289,11 +289,26 @@ function solve(draw: Draw, template: Template): Problem {
   }
 }
 
+/** A line of arithmetic to learn from: whole numbers of 2 to 99, as in the problems. */
+function drawSum(draw: Draw): Piece[] {
+  const [a, b] = [draw.int(2, 99), draw.int(2, 99)];
+  const times = [draw.int(2, 20), draw.int(2, 9)];
+  const made = {
+    '+': () => step(Math.min(a, 97), '+', draw.int(2, Math.max(2, 99 - a))),
+    '-': () => step(Math.max(a, b), '-', Math.min(a, b)),
+    '*': () => step(times[0], '*', times[1]),
+    '/': () => step(times[0] * times[1], '/', times[1]),
+  }[draw.pick(['+', '-', '*', '/'] as const)]();
+  const [question, value] = made.text.split('= ');
+  return [text(`${question}=`), answer(` ${value}`), text('\n')];
+}
+
 function make(draw: Draw, chosen: Settings): Exercise {
-  const { steps: count, shots } = { ...settings, ...chosen };
+  const { steps: count, shots, sums } = { ...settings, ...chosen };
   checkSetting('tiny-gsm', 'steps', count, 0, 3);
   checkSetting('tiny-gsm', 'shots', shots, 0, 1000);
-  const pieces: Piece[] = [];
+  checkSetting('tiny-gsm', 'sums', sums, 0, 1000);
+  const pieces = Array.from({ length: sums }, () => drawSum(draw)).flat();
   for (let i = 0; i <= shots; i++) {
     const { question, work, steps } = draw.fresh(
       () => solve(draw, draw.pick(templates[count])),
@@ -303,11 +318,15 @@ function make(draw: Draw, chosen: Settings): Exercise {
     pieces.push(text(`Question: ${question}\nAnswer:`), answer(` ${work}\n#### ${result}\n\n`));
   }
   // The commonest result, 12, is 2.2 % of them (40,000 drawn).
-  return { pieces, judge: { kind: 'last-number', stop: '\n\n' }, chance: 0.022 };
+  return { pieces: joinTexts(pieces), judge: { kind: 'last-number', stop: '\n\n' }, chance: 0.022 };
 }
 
-/** `steps` of arithmetic, 1 to 3, 0 for any; `shots` solved problems before the asked one */
-const settings = { steps: 0, shots: 0 };
+/**
+ * - `steps` of arithmetic, 1 to 3, 0 for any
+ * - `shots` solved problems before the asked one
+ * - `sums` lines of bare arithmetic before all problems
+ */
+const settings = { steps: 0, shots: 0, sums: 0 };
 
 export const skill: Skill = {
   summary: 'word problems with worked steps, in the format of GSM8K',
@@ -315,6 +334,7 @@ export const skill: Skill = {
   vary: (draw) => ({
     steps: draw.pick([0, 0, 0, 1, 2, 3]),
     shots: draw.uniform() < 0.5 ? 0 : draw.int(1, 7),
+    sums: draw.uniform() < 0.4 ? draw.int(8, 40) : 0,
   }),
   make,
 };
