@@ -171,15 +171,20 @@ describe('tiny-gsm', () => {
     }
   });
 
-  test('the commonest result is no commoner than `chance` says', () => {
+  test.each([20, 99])('with numbers to %i the commonest result is as common as `chance`', (max) => {
     const counts = new Map<string, number>();
-    const made = evaluated(tinyGsm, 5000);
+    const made = Array.from({ length: 5000 }, (_, i) =>
+      exercise(tinyGsm, 'held-out', 5, i, { max }),
+    );
     for (const one of made) {
+      const numbers = wholeOf(one).split('Answer:')[1].match(/\d+/g) ?? [];
+      expect(Math.max(...numbers.map(Number))).toBeLessThanOrEqual(max);
       const result = wholeOf(one).split('#### ')[1];
       counts.set(result, (counts.get(result) ?? 0) + 1);
     }
     const commonest = Math.max(...counts.values()) / made.length;
-    expect(Math.abs(commonest - made[0].chance)).toBeLessThan(0.006); // 3 sigma of 5000
+    expect(commonest).toBeLessThan(made[0].chance + 0.006); // 3 sigma of 5000
+    expect(commonest).toBeGreaterThan(0.7 * made[0].chance);
   });
 });
 
