@@ -1,7 +1,9 @@
 """Training sequences: stretches of books, and exercises packed between them."""
 
+import bisect
 import json
 import pathlib
+import re
 
 import numpy as np
 
@@ -59,10 +61,53 @@ class Exercises:
         return item
 
 
+# Where a reader who answers would look: the person or thing that a line is about, the option that is
+# right, and the digits of both terms of a sum.
+CLUES = ["subject", "option", "first units", "second units", "first tens", "second tens"]
+_FACT = re.compile(r"^([A-Z][a-z]+) (?:keeps|wears|carries|likes|lives|will|was) .*$", re.M)
+_CHOICE = re.compile(r"^Question: \w+(.*)\n((?:[A-D]\. .*\n){4})Answer: ([A-D])", re.M)
+_NAME = re.compile(r"[A-Z]\w+(?: [A-Z]\w+)*")
+_OPTION = re.compile(r"^([A-D])\. (.*)$", re.M)
+_SUM = re.compile(r"(\d+) [-+*/] (\d+) = (\d+)")
+
+
+def clues(text, offsets):
+    """
+    int64 [len(CLUES), tokens]: for the token at each position, the position that it should look at, or
+    -1. offsets: where each token starts in the text
+    """
+    targets = np.full((len(CLUES), len(offsets)), -1)
+    token_at = lambda char: bisect.bisect_right(offsets, char) - 1
+
+    def look(clue, start, end, char):
+        """Tokens of the characters [start, end) look at the token of `char`."""
+        targets[CLUES.index(clue), token_at(start) : token_at(end - 1) + 1] = token_at(char)
+
+    for fact in _FACT.finditer(text):
+        look("subject", fact.end(1), fact.end() + 1, fact.end(1) - 1)
+    for choice in _CHOICE.finditer(text):
+        colon = choice.end() - 3
+        name = _NAME.search(text, choice.start(1), choice.end(1))
+        if name:
+            look("subject", name.end(), choice.end(1) + 1, name.end() - 1)
+            look("subject", colon, colon + 1, name.end() - 1)
+        for option in _OPTION.finditer(text, choice.start(2), choice.end(2)):
+            look("subject", option.start(2), option.end() + 1, option.start())
+            if option[1] == choice[3]:
+                look("option", colon, colon + 1, option.end() - 1)
+    for sum in _SUM.finditer(text):
+        for i, term in ((1, "first"), (2, "second")):
+            asks = sum.start(3) - 1, sum.end(3) - 1
+            look(f"{term} units", *asks, sum.end(i) - 1)
+            if sum.end(i) - sum.start(i) == 2:
+                look(f"{term} tens", *asks, sum.start(i))
+    return targets
+
+
 def exercise_ids(item, room, random, tokenizer, books):
     """
-    One exercise with its filler written out: (ids, kinds) of at most `room` tokens, or None if it
-    does not fit. It is encoded as one text, as it will be when the model is asked.
+    One exercise with its filler written out: (ids, kinds, clues) of at most `room` tokens, or None if
+    it does not fit. It is encoded as one text, as it will be when the model is asked.
     """
     pieces = item["pieces"]
     fixed = sum(len(tokenizer.encode(text, True)) for kind, text in pieces if kind != "filler")
@@ -75,12 +120,19 @@ def exercise_ids(item, room, random, tokenizer, books):
         starts.append(len(text))
         kinds.append({"filler": PROSE, "text": GIVEN, "answer": ANSWER}[kind])
         text += books.filler(random, tokenizer, budget * content) if kind == "filler" else content
-    ids, ids_kinds = [], []
+    ids, ids_kinds, offsets = [], [], []
     for offset, word in tokenizer.words(text, True):
         kind = kinds[np.searchsorted(starts, offset, "right") - 1]
-        ids += word
+        for id in word:
+            ids.append(id)
+            offsets.append(offset)
+            offset += len(tokenizer.tokens[id])
         ids_kinds += [kind] * len(word)
-    return (ids + [tokenizer.id("<|endoftext|>")], ids_kinds + [GIVEN]) if len(ids) < room else None
+    if len(ids) >= room:
+        return None
+    end = np.full((len(CLUES), 1), -1)
+    looks = np.concatenate([clues(text, offsets), end], 1)
+    return ids + [tokenizer.id("<|endoftext|>")], ids_kinds + [GIVEN], looks
 
 
 def positions_with_gaps(random, length, context):
@@ -133,21 +185,25 @@ class Batches:
         self.random = np.random.default_rng(seed)
 
     def batch(self, count, length, prose, repeats):
-        """Returns ids [count, length + 1], kinds of the targets and their skill (-1: none), positions."""
+        """
+        Returns ids [count, length + 1], kinds of the targets and their skill (-1: none), positions,
+        clues [count, len(CLUES), length].
+        """
         rows = [self._row(length + 1, prose, repeats) for _ in range(count)]
-        ids, kinds, skills = (np.stack(column) for column in zip(*rows))
+        ids, kinds, skills, looks = (np.stack(column) for column in zip(*rows))
         gaps = [positions_with_gaps(self.random, length, self.context) for _ in range(count)]
-        return ids, kinds[:, 1:], skills[:, 1:], np.stack(gaps)
+        return ids, kinds[:, 1:], skills[:, 1:], np.stack(gaps), looks[:, :, :-1]
 
     def _row(self, size, prose, repeats):
         ids, kinds, skills = [], [], []
+        looks = np.full((len(CLUES), size), -1)
         lot = self.random.uniform()
         if lot < repeats:
             period = int(np.exp(self.random.uniform(np.log(6), np.log(size / 2))))
             ids = np.resize(self.random.choice(self.books.ids, period), size).astype(np.int64)
             is_first = np.arange(size) < period
             repeat = len(self.skills) - 1
-            return ids, np.where(is_first, GIVEN, ANSWER), np.where(is_first, -1, repeat)
+            return ids, np.where(is_first, GIVEN, ANSWER), np.where(is_first, -1, repeat), looks
         if self.exercises is not None and lot >= repeats + prose:
             for _ in range(100):
                 item = self.exercises.take()
@@ -158,9 +214,11 @@ class Batches:
                         break
                     continue
                 skill = self.skills.index(item["skill"])
+                at = slice(len(ids), len(ids) + len(made[0]))
+                looks[:, at] = np.where(made[2] < 0, -1, made[2] + len(ids))
                 ids += made[0]
                 kinds += made[1]
                 skills += [skill if kind == ANSWER else -1 for kind in made[1]]
         rest = size - len(ids)
         ids = np.concatenate([np.array(ids, np.int64), self.books.stretch(self.random, rest)])
-        return ids, np.array(kinds + [PROSE] * rest), np.array(skills + [-1] * rest)
+        return ids, np.array(kinds + [PROSE] * rest), np.array(skills + [-1] * rest), looks

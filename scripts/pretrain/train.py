@@ -16,16 +16,20 @@ import torch
 import torch.nn.functional as F
 
 import checkpoint
-from data import PROSE, WEIGHTS, Batches, Books, Exercises, copy_sources
+from data import CLUES, PROSE, WEIGHTS, Batches, Books, Exercises, copy_sources
 from gguf import read_gguf, write_gguf
 from model import Model, Shape
 from muon import Muon
 from tokenizer import Tokenizer
 
 # Heads that are told where to look while --lessons is above 0: (layer, head) and how many positions
-# back, or "copy". Without this, a small model finds out how to look things up only after tens of
+# back, "copy", or one of CLUES. Without this, a small model finds out how to look things up only after tens of
 # millions of tokens.
-LESSONS = {(0, 0): 1, (0, 2): 2, (1, 0): 1, (1, 2): 3, (3, 0): "copy", (3, 2): "copy", (4, 0): "copy"}
+LESSONS = {
+    **{(0, 0): 1, (0, 2): 2, (1, 0): 1, (1, 2): 3, (3, 0): "copy", (3, 2): "copy", (4, 0): "copy"},
+    **{(2, 1): "subject", (4, 3): "option", (2, 0): "first units", (2, 2): "second units"},
+    **{(3, 1): "first tens", (3, 3): "second tens"},
+}
 
 CHAT_TEMPLATE = (
     "{% for m in messages %}{{ '<|im_start|>' + m.role + '\n' + m.content + '<|im_end|>\n' }}"
@@ -98,10 +102,10 @@ def write_model(path, model, name, tokenizer):
     write_gguf(path, header, weights)
 
 
-def lessons_of(ids, shape, device):
+def lessons_of(ids, clues, shape, device):
     """
     What LESSONS ask of a batch, as `Model.forward` takes it; those for heads that a small model does not
-    have are left out. ids [batch, length + 1]
+    have are left out. ids [batch, length + 1]; clues [batch, len(CLUES), length]
     """
     length = ids.shape[1] - 1
     copies = torch.from_numpy(np.stack([copy_sources(row) for row in ids])).to(device)
@@ -109,8 +113,11 @@ def lessons_of(ids, shape, device):
     for (layer, head), back in LESSONS.items():
         if layer >= shape.layers or head >= shape.heads:
             continue
-        targets = copies
-        if back != "copy":
+        if back == "copy":
+            targets = copies
+        elif back in CLUES:
+            targets = torch.from_numpy(clues[:, CLUES.index(back)].copy()).to(device)
+        else:
             targets = torch.arange(length, device=device).sub(back).clamp(min=-1).expand(len(ids), -1)
         lessons.setdefault(layer, []).append((head, targets))
     return lessons
@@ -121,8 +128,9 @@ def loss_of(model, shape, batch, device, skills, lesson_weight):
     Weighted cross-entropy of a batch, for the gradient, and sums for the log: {prose: (nats, tokens),
     skill: (right answers' tokens, tokens)}.
     """
-    lessons = lessons_of(batch[0], shape, device) if lesson_weight > 0 else {}
-    ids, kinds, skill, positions = (torch.from_numpy(x).to(device) for x in batch)
+    *arrays, clues = batch
+    lessons = lessons_of(arrays[0], clues, shape, device) if lesson_weight > 0 else {}
+    ids, kinds, skill, positions = (torch.from_numpy(x).to(device) for x in arrays)
     weights = torch.from_numpy(WEIGHTS).to(device)[kinds]
     hidden, attention = model(ids[:, :-1], positions, lessons)
     logits = model.logits(hidden).float()

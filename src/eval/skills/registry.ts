@@ -13,9 +13,9 @@ export const skills: Readonly<Record<string, SkillRow>> = {
   'kv-recall': { load: async () => (await import('./kv-recall.ts')).skill, weight: 3 },
   'var-track': { load: async () => (await import('./var-track.ts')).skill, weight: 2 },
   copy: { load: async () => (await import('./copy.ts')).skill, weight: 2 },
-  'tiny-gsm': { load: async () => (await import('./tiny-gsm.ts')).skill, weight: 4 },
-  'tiny-mmlu': { load: async () => (await import('./tiny-mmlu.ts')).skill, weight: 3 },
-  'tiny-world': { load: async () => (await import('./tiny-world.ts')).skill, weight: 2 },
+  'tiny-gsm': { load: async () => (await import('./tiny-gsm.ts')).skill, weight: 8 },
+  'tiny-mmlu': { load: async () => (await import('./tiny-mmlu.ts')).skill, weight: 6 },
+  'tiny-world': { load: async () => (await import('./tiny-world.ts')).skill, weight: 4 },
   'tiny-humaneval': { load: async () => (await import('./tiny-humaneval.ts')).skill, weight: 3 },
   chat: { load: async () => (await import('./chat.ts')).skill, weight: 1 },
 };

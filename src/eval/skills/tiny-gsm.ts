@@ -1,12 +1,14 @@
 /** Word problems in the format of GSM8K (Cobbe et al. 2021, arXiv:2110.14168), one to three steps. */
 import { people } from './people-and-things.ts';
-import { answer, checkSetting, text } from './pieces.ts';
+import { answer, checkSetting, joinTexts, text } from './pieces.ts';
 import type { Draw, Exercise, Piece, Settings, Skill } from './skill.ts';
 
 /** One line of arithmetic: `3 * 4 = 12`. */
 interface Step {
   readonly text: string;
   readonly value: number;
+  /** the largest of its three numbers */
+  readonly largest: number;
 }
 
 interface Problem {
@@ -27,7 +29,7 @@ const operators = {
 
 function step(a: number, operator: keyof typeof operators, b: number): Step {
   const value = operators[operator](a, b);
-  return { value, text: `${a} ${operator} ${b} = ${value}` };
+  return { value, text: `${a} ${operator} ${b} = ${value}`, largest: Math.max(a, b, value) };
 }
 
 const things = (
@@ -278,36 +280,60 @@ function capital(word: string): string {
   return word[0].toUpperCase() + word.slice(1);
 }
 
-/** A template filled so that every value is a whole number from 2 to 99. */
-function solve(draw: Draw, template: Template): Problem {
+/** A template filled so that every value is a whole number from 2, and no number is above `max`. */
+function solve(draw: Draw, from: readonly Template[], max: number): Problem {
   for (;;) {
-    const problem = template(draw);
+    const problem = draw.pick(from)(draw);
     const ok = problem.steps.every(
-      ({ value }) => Number.isInteger(value) && value >= 2 && value <= 99,
+      ({ value, largest }) => Number.isInteger(value) && value >= 2 && largest <= max,
     );
     if (ok) return problem;
   }
 }
 
+/** A line of arithmetic to learn from, with numbers of 2 to `max`. */
+function drawSum(draw: Draw, max: number): Piece[] {
+  const operator = draw.pick(['+', '-', '*', '/'] as const);
+  const isTimes = operator === '*' || operator === '/';
+  for (;;) {
+    const [a, b] = [draw.int(2, max), draw.int(2, isTimes ? Math.min(9, max) : max)];
+    const made = operator === '/' ? step(a * b, '/', b) : step(a, operator, b);
+    if (made.value < 2 || made.largest > max) continue;
+    const [question, value] = made.text.split('= ');
+    return [text(`${question}=`), answer(` ${value}`), text('\n')];
+  }
+}
+
 function make(draw: Draw, chosen: Settings): Exercise {
-  const { steps: count, shots } = { ...settings, ...chosen };
+  const { steps: count, shots, sums, max } = { ...settings, ...chosen };
   checkSetting('tiny-gsm', 'steps', count, 0, 3);
   checkSetting('tiny-gsm', 'shots', shots, 0, 1000);
-  const pieces: Piece[] = [];
+  checkSetting('tiny-gsm', 'sums', sums, 0, 1000);
+  checkSetting('tiny-gsm', 'max', max, 20, 99);
+  const pieces = Array.from({ length: sums }, () => drawSum(draw, max)).flat();
   for (let i = 0; i <= shots; i++) {
     const { question, work, steps } = draw.fresh(
-      () => solve(draw, draw.pick(templates[count])),
+      () => solve(draw, templates[count], max),
       (problem) => problem.question,
     );
     const result = steps[steps.length - 1].value;
     pieces.push(text(`Question: ${question}\nAnswer:`), answer(` ${work}\n#### ${result}\n\n`));
   }
-  // The commonest result, 12, is 2.2 % of them (40,000 drawn).
-  return { pieces, judge: { kind: 'last-number', stop: '\n\n' }, chance: 0.022 };
+  return {
+    pieces: joinTexts(pieces),
+    judge: { kind: 'last-number', stop: '\n\n' },
+    // The commonest result: 9.2 % of them at max 20, 5.2 % at 30, 3.4 % at 50, 2.2 % at 99 (8,000 drawn).
+    chance: 2.2 / max,
+  };
 }
 
-/** `steps` of arithmetic, 1 to 3, 0 for any; `shots` solved problems before the asked one */
-const settings = { steps: 0, shots: 0 };
+/**
+ * - `steps` of arithmetic, 1 to 3, 0 for any
+ * - `shots` solved problems before the asked one
+ * - `sums` lines of bare arithmetic before all problems
+ * - `max` the largest number, 20 to 99
+ */
+const settings = { steps: 0, shots: 0, sums: 0, max: 99 };
 
 export const skill: Skill = {
   summary: 'word problems with worked steps, in the format of GSM8K',
@@ -315,6 +341,8 @@ export const skill: Skill = {
   vary: (draw) => ({
     steps: draw.pick([0, 0, 0, 1, 2, 3]),
     shots: draw.uniform() < 0.5 ? 0 : draw.int(1, 7),
+    sums: draw.uniform() < 0.6 ? draw.int(8, 40) : 0,
+    max: draw.pick([20, 20, 99]),
   }),
   make,
 };

@@ -1,8 +1,8 @@
 /** Four-choice questions about a context of facts, in the format of MMLU (arXiv:2009.03300). */
-import { fourChoices, judgedByLetter } from './four-choices.ts';
+import { formSettings, fourChoices, varyForm, type FourChoices } from './four-choices.ts';
 import { people, phrases } from './people-and-things.ts';
 import { checkSetting, joinTexts, linesAmidFiller, text } from './pieces.ts';
-import type { Draw, Exercise, Piece, Settings, Skill } from './skill.ts';
+import type { Draw, Exercise, Settings, Skill } from './skill.ts';
 
 /** A kind of fact; `value` is one of its phrases, `name` a person's. */
 interface Relation {
@@ -90,18 +90,14 @@ function drawFacts(
   return facts;
 }
 
-function ask(draw: Draw, fact: Fact, four: readonly Fact[]): Piece[] {
-  const { name, value, relation } = fact;
-  if (draw.uniform() < 0.7) {
-    const values = four.map((other) => other.value);
-    return fourChoices(draw, relation.ask(name), value, values);
-  }
-  const names = four.map((other) => other.name);
-  return fourChoices(draw, relation.askWho(value), name, names);
+function ask(draw: Draw, { name, value, relation }: Fact, four: readonly Fact[]): FourChoices {
+  return draw.uniform() < 0.7
+    ? { question: relation.ask(name), right: value, options: four.map((other) => other.value) }
+    : { question: relation.askWho(value), right: name, options: four.map((other) => other.name) };
 }
 
 function make(draw: Draw, chosen: Settings): Exercise {
-  const { facts, questions, blocks } = { ...settings, ...chosen };
+  const { facts, questions, blocks, cloze } = { ...settings, ...chosen };
   checkSetting('tiny-mmlu', 'facts', facts, group, group * relations.length);
   checkSetting('tiny-mmlu', 'questions', questions, 1, facts - (facts % group));
   checkSetting('tiny-mmlu', 'blocks', blocks, 0, facts);
@@ -117,14 +113,10 @@ function make(draw: Draw, chosen: Settings): Exercise {
   );
   const lines = groups.flat().map(({ relation, name, value }) => relation.statement(name, value));
   const askable = groups.slice(0, full).flatMap((four) => four.map((fact) => ({ fact, four })));
-  return {
-    pieces: joinTexts([
-      ...linesAmidFiller(draw, draw.shuffle(lines), blocks),
-      text('\n'),
-      ...draw.sample(askable, questions).flatMap(({ fact, four }) => ask(draw, fact, four)),
-    ]),
-    ...judgedByLetter,
-  };
+  const context = linesAmidFiller(draw, draw.shuffle(lines), blocks);
+  const asked = draw.sample(askable, questions).map(({ fact, four }) => ask(draw, fact, four));
+  const made = fourChoices(draw, 'tiny-mmlu', asked, cloze);
+  return { ...made, pieces: joinTexts([...context, text('\n'), ...made.pieces]) };
 }
 
 /**
@@ -132,7 +124,7 @@ function make(draw: Draw, chosen: Settings): Exercise {
  * - `questions` each about another fact
  * - `blocks` of facts amid filler; 0: one list and no filler
  */
-const settings = { facts: 6, questions: 1, blocks: 0 };
+const settings = { facts: 6, questions: 1, blocks: 0, ...formSettings };
 
 export const skill: Skill = {
   summary: 'four-choice questions about people in a context, in the format of MMLU',
@@ -143,6 +135,7 @@ export const skill: Skill = {
       facts,
       questions: draw.int(1, Math.min(facts - (facts % group), 8)),
       blocks: draw.uniform() < 0.7 ? 0 : draw.int(1, 3),
+      ...varyForm(draw),
     };
   },
   make,

@@ -1,16 +1,10 @@
 /** Four-choice questions without a context, about the facts of the closed world. */
-import { fourChoices, judgedByLetter } from './four-choices.ts';
+import { formSettings, fourChoices, varyForm, type FourChoices } from './four-choices.ts';
 import { answer, checkSetting, joinTexts, text } from './pieces.ts';
 import type { Draw, Exercise, Piece, Settings, Skill } from './skill.ts';
 import { topics } from './world.ts';
 
-interface Asked {
-  readonly question: string;
-  readonly right: string;
-  readonly options: readonly string[];
-}
-
-function drawQuestion(draw: Draw): Asked {
+function drawQuestion(draw: Draw): FourChoices {
   const topic = draw.pick(topics);
   const [subject, right] = draw.pick(topic.facts);
   const values = new Set(topic.facts.map(([, value]) => value));
@@ -23,42 +17,59 @@ function drawQuestion(draw: Draw): Asked {
 }
 
 /**
- * A fact for the model to learn. Every fact belongs to training: only questions are held out.
+ * A fact for the model to learn, in one of its wordings. Every fact belongs to training: only some
+ * wordings of it are held out.
  * @returns a sentence, or a question with its plain answer; its value is the answer
  */
 function drawStatement(draw: Draw): Piece[] {
-  const topic = draw.pick(topics);
-  const [subject, value] = draw.pick(topic.facts);
-  const begin = draw.pick([...topic.statements, ...topic.questions])(subject);
+  const [begin, value] = draw.fresh(
+    () => {
+      const topic = draw.pick(topics);
+      const [subject, value] = draw.pick(topic.facts);
+      return [draw.pick([...topic.statements, ...topic.questions])(subject), value];
+    },
+    ([begin]) => wordingKey(begin),
+  );
   return [text(begin), answer(` ${value}.`), text('\n')];
 }
 
+const wordingKey = (begin: string) => `tiny-world|${begin}`;
+
+/** Where options are not shown, a question is the whole instance. */
+function questionKey({ question, options }: FourChoices, cloze: number): string {
+  return cloze === 1
+    ? wordingKey(question)
+    : ['tiny-world', question, ...[...options].sort()].join('|');
+}
+
 function make(draw: Draw, chosen: Settings): Exercise {
-  const { statements, questions } = { ...settings, ...chosen };
+  const { statements, questions, cloze } = { ...settings, ...chosen };
   checkSetting('tiny-world', 'statements', statements, 0, 1000);
   checkSetting('tiny-world', 'questions', questions, 1, 1000);
   const pieces: Piece[] = [];
   for (let i = 0; i < statements; i++) pieces.push(...drawStatement(draw));
   if (statements > 0) pieces.push(text('\n'));
-  for (let i = 0; i < questions; i++) {
-    const { question, right, options } = draw.fresh(
+  const asked = Array.from({ length: questions }, () =>
+    draw.fresh(
       () => drawQuestion(draw),
-      (asked) => ['tiny-world', asked.question, ...[...asked.options].sort()].join('|'),
-    );
-    pieces.push(...fourChoices(draw, question, right, options));
-  }
-  return { pieces: joinTexts(pieces), ...judgedByLetter };
+      (one) => questionKey(one, cloze),
+    ),
+  );
+  const made = fourChoices(draw, 'tiny-world', asked, cloze);
+  return { ...made, pieces: joinTexts([...pieces, ...made.pieces]) };
 }
 
 /** `statements` to learn facts from, then `questions` */
-const settings = { statements: 0, questions: 1 };
+const settings = { statements: 0, questions: 1, ...formSettings };
 
 export const skill: Skill = {
   summary: 'four-choice questions about a made-up world, whose facts are in the training',
   settings,
-  vary: (draw) =>
-    draw.uniform() < 0.5
+  vary: (draw) => ({
+    ...(draw.uniform() < 0.5
       ? { statements: draw.int(4, 16), questions: 1 }
-      : { statements: 0, questions: draw.int(1, 8) },
+      : { statements: 0, questions: draw.int(1, 8) }),
+    ...varyForm(draw),
+  }),
   make,
 };
