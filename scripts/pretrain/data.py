@@ -62,9 +62,12 @@ class Exercises:
 
 
 # Where a reader who answers would look: the person or thing that a line is about, the option that is
-# right, and the digits of both terms of a sum.
-CLUES = ["subject", "option", "first units", "second units", "first tens", "second tens"]
-_FACT = re.compile(r"^([A-Z][a-z]+) (?:keeps|wears|carries|likes|lives|will|was) .*$", re.M)
+# right, the digits of both terms of a sum, and the fact that answers a question.
+CLUES = ["subject", "option", "first units", "second units", "first tens", "second tens", "fact"]
+_FACT = re.compile(
+    r"^([A-Z][a-z]+) (?:keeps|wears|carries|likes to eat|lives at|will go|was born) (.*)\.$", re.M
+)
+_CLOZE = re.compile(r"^Question: W\w+(.*)\nAnswer: (.+)\n\n", re.M)
 _CHOICE = re.compile(r"^Question: \w+(.*)\n((?:[A-D]\. .*\n){4})Answer: ([A-D])", re.M)
 _NAME = re.compile(r"[A-Z]\w+(?: [A-Z]\w+)*")
 _OPTION = re.compile(r"^([A-D])\. (.*)$", re.M)
@@ -83,8 +86,18 @@ def clues(text, offsets):
         """Tokens of the characters [start, end) look at the token of `char`."""
         targets[CLUES.index(clue), token_at(start) : token_at(end - 1) + 1] = token_at(char)
 
+    facts = {}
     for fact in _FACT.finditer(text):
         look("subject", fact.end(1), fact.end() + 1, fact.end(1) - 1)
+        facts[fact[1], fact[2]] = fact.start(2) - 1
+    for cloze in _CLOZE.finditer(text):
+        colon = cloze.start(2) - 2
+        name = _NAME.search(text, cloze.start(1), cloze.end(1))
+        if name:
+            look("subject", name.end(), cloze.end(1) + 1, name.end() - 1)
+            look("subject", colon, colon + 1, name.end() - 1)
+            if (name[0], cloze[2]) in facts:
+                look("fact", colon, colon + 1, facts[name[0], cloze[2]])
     for choice in _CHOICE.finditer(text):
         colon = choice.end() - 3
         name = _NAME.search(text, choice.start(1), choice.end(1))

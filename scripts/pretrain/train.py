@@ -109,12 +109,13 @@ def lessons_of(ids, clues, shape, device):
     """
     length = ids.shape[1] - 1
     copies = torch.from_numpy(np.stack([copy_sources(row) for row in ids])).to(device)
+    facts = torch.from_numpy(clues[:, CLUES.index("fact")].copy()).to(device)
     lessons = {}
     for (layer, head), back in LESSONS.items():
         if layer >= shape.layers or head >= shape.heads:
             continue
         if back == "copy":
-            targets = copies
+            targets = torch.where(facts < 0, copies, facts)
         elif back in CLUES:
             targets = torch.from_numpy(clues[:, CLUES.index(back)].copy()).to(device)
         else:
