@@ -1,6 +1,5 @@
 import type { KvCache } from '../cache/cache.ts';
 import { ensure } from '../errors/errors.ts';
-import { defaultChunkSize } from '../generate/generate.ts';
 import { nextTask } from '../generate/next-task.ts';
 import { argmax } from '../generate/sample.ts';
 import type { Model } from '../model/model.ts';
@@ -16,10 +15,14 @@ export interface ChunkLogits {
   readonly elapsedMs: number;
 }
 
+/** Logits of one chunk that may be held: 64 MiB. */
+const heldLogits = 2 ** 24;
+const longestChunk = 512;
+
 /**
  * Runs the same tokens through several caches side by side: a chunk through each of them, in their
- * order, then the next chunk. Caches compress as they would in generation, and logits of one chunk
- * are all that has to be held: with a vocabulary of 128k they take 65 MB.
+ * order, then the next chunk. Caches compress as they would in generation, whatever the chunk; long
+ * ones spare methods that decode all they hold in each step.
  * @param caches empty
  */
 export async function* sideBySide(
@@ -27,8 +30,9 @@ export async function* sideBySide(
   ids: Int32Array,
   caches: readonly KvCache[],
 ): AsyncGenerator<ChunkLogits> {
-  for (let start = 0; start < ids.length; start += defaultChunkSize) {
-    const chunk = ids.subarray(start, start + defaultChunkSize);
+  const size = Math.min(longestChunk, Math.ceil(heldLogits / model.vocabSize));
+  for (let start = 0; start < ids.length; start += size) {
+    const chunk = ids.subarray(start, start + size);
     for (const [index, cache] of caches.entries()) {
       await nextTask();
       const began = performance.now();
