@@ -23,7 +23,7 @@ typedef struct {
  * side by side block by block, or alone if n = 1: group = TILE_TOKENS or 1 below.
  */
 typedef struct {
-  size_t block;       /* elements that share a scale */
+  size_t block;       /* elements that share a scale; 0: no weights want this */
   Code *codes;        /* [groups, columns / block, group, block]; PAIRED and n = 1: split_pairs */
   float *scales;      /* [groups, columns / block, group] */
   float *sums;        /* of the elements of each unit; [groups, columns / UNIT, group] */
@@ -121,11 +121,11 @@ static void quantize_block(const float *x, size_t block, size_t group, Code *cod
     sums[u * group] = *scale * (float)(code_sums[2 * u] + code_sums[2 * u + 1]);
 }
 
-/** Positions that pad the last group are zero. */
-static void quantize_input(const Linear *l, Input8 *q) {
+/** One group of positions; those that pad the last group are zero. */
+static void quantize_group(const Linear *l, const Input8 *q, size_t number) {
   size_t blocks = l->columns / q->block, units = q->block / UNIT;
   size_t group = l->n == 1 ? 1 : TILE_TOKENS;
-  for (size_t i = 0; i < padded_tokens(l->n); i++) {
+  for (size_t i = number * group; i < (number + 1) * group; i++) {
     for (size_t b = 0; b < blocks; b++) {
       size_t first = (i / group * blocks + b) * group, at = first + i % group;
       Code *codes = q->codes + at * q->block;
@@ -143,6 +143,14 @@ static void quantize_input(const Linear *l, Input8 *q) {
       for (size_t u = 0; u < units; u++) sums[u * group] = 0;
     }
   }
+}
+
+/** A group of positions, for the formats that are there. */
+static void quantize_task(void *context, int32_t task, int32_t worker) {
+  (void)worker;
+  const Linear *l = context;
+  if (l->units.block) quantize_group(l, &l->units, (size_t)task);
+  if (l->supers.block) quantize_group(l, &l->supers, (size_t)task);
 }
 
 INLINE const Input8 *quantized_for(const Linear *l, int32_t dtype) {
@@ -250,9 +258,11 @@ INLINE void tile_rows(const Linear *l, const LinearPart *part, int32_t first, in
   const Code *codes = q->codes;
   const int32_t *code_sums = q->code_sums;
   const float *x_sums = q->sums;
-  // After the last whole tile there is nothing to touch: then some of x, again and again.
+  // In every pass a few lines: many at once wait for each other. After the last whole tile there is
+  // nothing to touch: then some of x, again and again.
+  size_t touched = ROW_LANES * bytes / groups;
   int32_t is_next = first + 2 * ROW_LANES <= part->rows;
-  const uint8_t *next = is_next ? block + ROW_LANES * stride : (const uint8_t *)codes;
+  const uint8_t *next = is_next ? block + ROW_LANES * stride + TOUCH_AHEAD : (const uint8_t *)codes;
   f32xn sums = splat_f32xn(0);
   for (size_t b = 0; b < blocks; b++) {
     Header h = read_header(dtype, block, stride);
@@ -267,11 +277,11 @@ INLINE void tile_rows(const Linear *l, const LinearPart *part, int32_t first, in
     for (size_t g = 0; g < groups; g++) {
       exact += dot_group(dtype, block, stride, g, codes, code_sums, scales + g * group_units(dtype));
       codes += group_units(dtype) * UNIT, code_sums += group_units(dtype) * 2;
+      UNROLL
+      for (size_t line = 0; line < touched; line += 64) touch(next + line);
+      next += is_next ? touched : 0;
     }
     sums = madd_n(to_f32xn(exact), h.scale * splat_f32xn(q->scales[b]), sums);
-    UNROLL
-    for (size_t line = 0; line < ROW_LANES * bytes; line += 64) touch(next + line);
-    next += is_next ? ROW_LANES * bytes : 0;
     x_sums += length / UNIT;
     block += bytes;
   }
@@ -554,8 +564,6 @@ int32_t linear(const float *x, size_t n, size_t columns, const LinearPart *parts
   if (!is_finite(x, n * columns)) return NOT_FINITE;
   Linear l = {.x = x, .n = n, .columns = columns, .parts = parts, .n_parts = n_parts};
   uint8_t *memory = scratch;
-  l.units = quantized_at(memory, n, columns, UNIT);
-  l.supers = quantized_at(memory + quantized_bytes(n, columns), n, columns, 256);
   l.packed = memory + 2 * quantized_bytes(n, columns);
   // Before the packed rows, whose number goes with the threads.
   l.halves = (float *)l.packed;
@@ -566,8 +574,10 @@ int32_t linear(const float *x, size_t n, size_t columns, const LinearPart *parts
     in_supers |= has_units(parts[p].dtype);
     halved |= parts[p].dtype == F16;
   }
-  if (in_units) quantize_input(&l, &l.units);
-  if (in_supers) quantize_input(&l, &l.supers);
+  if (in_units) l.units = quantized_at(memory, n, columns, UNIT);
+  if (in_supers) l.supers = quantized_at(memory + quantized_bytes(n, columns), n, columns, 256);
+  if (in_units || in_supers)
+    parallel_for(n == 1 ? 1 : (int32_t)(padded_tokens(n) / TILE_TOKENS), quantize_task, &l);
   if (halved) round_input(x, n * columns, l.halves);
   size_t work_per_row = columns * (n < 16 ? n : 16) + 1;
   l.rows_per_task = (int32_t)((TASK_BYTES / work_per_row + PACKED) / PACKED * PACKED);

@@ -47,5 +47,9 @@ INLINE void transpose_pairs(const i16xn v[4], i16xn out[4]) {
   out[2] = interleave_low_pairs(c, d), out[3] = interleave_high_pairs(c, d);
 }
 
-/** Makes the processor read a cache line that is soon needed. A load: there is no prefetch. */
+/**
+ * Makes the processor read a cache line that is needed after the next TOUCH_AHEAD bytes. Here it is
+ * a load, there being no prefetch, so it must stay within the weights.
+ */
+enum { TOUCH_AHEAD = 0 };
 INLINE void touch(const uint8_t *p) { (void)*(const volatile uint8_t *)p; }

@@ -74,4 +74,6 @@ INLINE void transpose_pairs(const i16xn v[4], i16xn out[4]) {
   out[2] = (i16xn)_mm256_unpacklo_epi32(c, d), out[3] = (i16xn)_mm256_unpackhi_epi32(c, d);
 }
 
+/* Into L2: into L1 it ran at 0.6 of the speed. */
+enum { TOUCH_AHEAD = 8192 };
 INLINE void touch(const uint8_t *p) { __builtin_prefetch(p, 0, 2); }

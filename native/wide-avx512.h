@@ -100,4 +100,6 @@ INLINE void transpose_words(const i16xn v[4], i32xn out[4]) {
   out[2] = low_halves(c, d), out[3] = high_halves(c, d);
 }
 
+/* Into L2: into L1 it ran at 0.6 of the speed. */
+enum { TOUCH_AHEAD = 8192 };
 INLINE void touch(const uint8_t *p) { __builtin_prefetch(p, 0, 2); }
