@@ -4,12 +4,13 @@
  * with integer codes, an integer unit_scale (1 where a block is one unit; Q6_K has one for each
  * half of a unit) and a unit_min only in some formats. All but the last addition is exact in f32.
  *
- * Functions take `dtype` as a constant, so that each format compiles to code of its own. Rows are
- * read four at a time, a lane of a vector for each.
+ * Functions take `dtype` as a constant, so that each format compiles to code of its own. They read
+ * ROW_LANES rows at a time, `stride` bytes apart, as wide.h lays them out.
  */
 #pragma once
 
 #include "elementwise.h"
+#include "wide.h"
 
 enum { UNIT = 32 };
 
@@ -45,71 +46,72 @@ INLINE size_t group_units(int32_t dtype) {
   return has_units(dtype) ? dtype == Q6_K ? 4 : 2 : 1;
 }
 
-/** The codes of unit k of a group of a block, as two vectors of bytes; only Q8_0's are signed. */
-INLINE void unit_codes(int32_t dtype, const uint8_t *block, size_t group, size_t k, i16x8 out[2]) {
-  i16x8 nibble = splat_byte(15);
+/**
+ * The codes of unit k of a group of a block in every fourth row, as two vectors of bytes; only
+ * Q8_0's are signed.
+ */
+INLINE void unit_codes(int32_t dtype, const uint8_t *block, size_t stride, size_t group, size_t k,
+                       i16xn out[2]) {
+  i16xn nibble = splat_bytes(15);
   if (dtype == Q8_0) {
-    for (size_t i = 0; i < 2; i++) out[i] = load_bytes(block + 2 + 16 * i);
+    for (size_t i = 0; i < 2; i++) out[i] = gather_quads(block + 2 + 16 * i, stride);
     return;
   }
   if (!has_units(dtype)) {
     const uint8_t *codes = block + block_bytes(dtype) - 16;
-    i16x8 v = load_bytes(codes);
+    i16xn v = gather_quads(codes, stride);
     out[0] = v & nibble;
-    out[1] = shift_right_u16(v, 4) & nibble;
+    out[1] = shift_right_u16xn(v, 4) & nibble;
     for (size_t i = 0; i < 2; i++) {
       if (dtype == Q5_0 || dtype == Q5_1)
-        out[i] |= spread_bits(codes - 4 + 2 * i) << (int16_t)4;
+        out[i] |= gather_bits(codes - 4 + 2 * i, stride) << (int16_t)4;
     }
     return;
   }
   for (size_t i = 0; i < 2; i++) {
     if (dtype == Q6_K) {
-      i16x8 low = load_bytes(block + 64 * group + 32 * (k % 2) + 16 * i);
-      i16x8 high = load_bytes(block + 128 + 32 * group + 16 * i);
-      if (k >= 2) low = shift_right_u16(low, 4);
-      high = k < 2 ? high << (int16_t)(4 - 2 * k) : shift_right_u16(high, 2 * (int32_t)k - 4);
-      out[i] = (low & nibble) | (high & splat_byte(0x30));
+      i16xn low = gather_quads(block + 64 * group + 32 * (k % 2) + 16 * i, stride);
+      i16xn high = gather_quads(block + 128 + 32 * group + 16 * i, stride);
+      if (k >= 2) low = shift_right_u16xn(low, 4);
+      high = k < 2 ? high << (int16_t)(4 - 2 * k) : shift_right_u16xn(high, 2 * (int32_t)k - 4);
+      out[i] = (low & nibble) | (high & splat_bytes(0x30));
       continue;
     }
-    i16x8 v = load_bytes(block + block_bytes(dtype) - 128 + 32 * group + 16 * i);
-    if (k == 1) v = shift_right_u16(v, 4);
+    i16xn v = gather_quads(block + block_bytes(dtype) - 128 + 32 * group + 16 * i, stride);
+    if (k == 1) v = shift_right_u16xn(v, 4);
     out[i] = v & nibble;
     if (dtype == Q5_K) {
-      i16x8 high = shift_right_u16(load_bytes(block + 16 + 16 * i), (int32_t)(2 * group + k));
-      out[i] |= (high & splat_byte(1)) << (int16_t)4;
+      i16xn bits = gather_quads(block + 16 + 16 * i, stride);
+      i16xn high = shift_right_u16xn(bits, (int32_t)(2 * group + k));
+      out[i] |= (high & splat_bytes(1)) << (int16_t)4;
     }
   }
 }
 
-/** What stands beside the codes of one block in each of four rows. */
+/** What stands beside the codes of one block in each row. */
 typedef struct {
-  f32x4 scale;
-  f32x4 min;       /* the only unit's; for Q4_K and Q5_K what unit minima are multiples of */
-  i32x4 scales[4]; /* unit scales, 4 bytes a word: 8 unsigned ones, or Q6_K's 16 signed ones */
-  i32x4 minima[2]; /* 8 of them, 4 bytes a word */
+  f32xn scale;
+  f32xn min;       /* the only unit's; for Q4_K and Q5_K what unit minima are multiples of */
+  i32xn scales[4]; /* unit scales, 4 bytes a word: 8 unsigned ones, or Q6_K's 16 signed ones */
+  i32xn minima[2]; /* 8 of them, 4 bytes a word */
 } Header;
 
-INLINE Header read_header(int32_t dtype, const uint8_t *r0, const uint8_t *r1, const uint8_t *r2,
-                          const uint8_t *r3) {
+INLINE Header read_header(int32_t dtype, const uint8_t *block, size_t stride) {
   Header h = {0};
   if (dtype == Q6_K) {
-    h.scale = half_to_f32(gather_u16(r0 + 208, r1 + 208, r2 + 208, r3 + 208));
-    for (size_t i = 0; i < 4; i++) {
-      size_t at = 192 + 4 * i;
-      h.scales[i] = gather_i32(r0 + at, r1 + at, r2 + at, r3 + at);
-    }
+    h.scale = gather_halves(block + 208, stride);
+    for (size_t i = 0; i < 4; i++) h.scales[i] = gather_words(block + 192 + 4 * i, stride);
     return h;
   }
-  h.scale = half_to_f32(gather_u16(r0, r1, r2, r3));
-  if (has_minima(dtype)) h.min = half_to_f32(gather_u16(r0 + 2, r1 + 2, r2 + 2, r3 + 2));
+  h.scale = gather_halves(block, stride);
+  if (has_minima(dtype)) h.min = gather_halves(block + 2, stride);
   if (!has_units(dtype)) return h;
   h.min = -h.min;
   // Bytes 0 to 3 hold scales 0 to 3 and bytes 4 to 7 minima 0 to 3 in six bits each, and above
   // those the upper two bits of the others, whose lower four are the nibbles of bytes 8 to 11.
-  i32x4 a = gather_i32(r0 + 4, r1 + 4, r2 + 4, r3 + 4);
-  i32x4 b = gather_i32(r0 + 8, r1 + 8, r2 + 8, r3 + 8);
-  i32x4 c = gather_i32(r0 + 12, r1 + 12, r2 + 12, r3 + 12);
+  i32xn a = gather_words(block + 4, stride);
+  i32xn b = gather_words(block + 8, stride);
+  i32xn c = gather_words(block + 12, stride);
   h.scales[0] = a & 0x3f3f3f3f;
   h.minima[0] = b & 0x3f3f3f3f;
   h.scales[1] = (c & 0x0f0f0f0f) | ((a >> 2) & 0x30303030);
@@ -118,26 +120,26 @@ INLINE Header read_header(int32_t dtype, const uint8_t *r0, const uint8_t *r1, c
 }
 
 /** The integer scale of one half of unit u, in each row. */
-INLINE i32x4 unit_scale(int32_t dtype, const Header *h, size_t u, size_t half) {
-  if (!has_units(dtype)) return splat_i32(1);
+INLINE i32xn unit_scale(int32_t dtype, const Header *h, size_t u, size_t half) {
+  if (!has_units(dtype)) return splat_i32xn(1);
   if (dtype != Q6_K) return (h->scales[u / 4] >> (int32_t)(u % 4 * 8)) & 0xff;
   return (h->scales[u / 2] << (int32_t)(24 - 16 * (u % 2) - 8 * half)) >> 24;
 }
 
 /** What is added to every element of unit u, in each row. */
-INLINE f32x4 unit_min(int32_t dtype, const Header *h, size_t u) {
+INLINE f32xn unit_min(int32_t dtype, const Header *h, size_t u) {
   if (!has_units(dtype)) return h->min;
-  return to_f32((h->minima[u / 4] >> (int32_t)(u % 4 * 8)) & 0xff) * h->min;
+  return to_f32xn((h->minima[u / 4] >> (int32_t)(u % 4 * 8)) & 0xff) * h->min;
 }
 
 /** One block as numbers. */
 INLINE void block_values(int32_t dtype, const uint8_t *block, float *out) {
-  Header h = read_header(dtype, block, block, block, block);
+  Header h = read_header(dtype, block, 0);
   for (size_t u = 0; u < block_length(dtype) / UNIT; u++, out += UNIT) {
-    i16x8 vectors[2];
-    unit_codes(dtype, block, u / group_units(dtype), u % group_units(dtype), vectors);
+    i16xn halves[2];
+    unit_codes(dtype, block, 0, u / group_units(dtype), u % group_units(dtype), halves);
     int8_t codes[UNIT];
-    __builtin_memcpy(codes, vectors, UNIT);
+    for (size_t i = 0; i < 2; i++) __builtin_memcpy(codes + 16 * i, halves + i, 16);
     for (size_t k = 0; k < UNIT; k++) {
       float scale = h.scale[0] * (float)unit_scale(dtype, &h, u, k / 16)[0];
       out[k] = scale * (float)(codes[k] - centre_of(dtype));

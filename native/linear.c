@@ -2,13 +2,12 @@
  * out = x weight^T. All parts of a call form one loop for the pool; a task is a run of rows of one
  * part. Every output is summed in the same order whatever n, the tasks and the threads are.
  */
-#include "blocks.h"
+#include "dot.h"
 #include "pool.h"
 
 enum {
-  TILE_ROWS = 4,   /* rows that share the loads of x: as many as fit the registers */
-  TILE_TOKENS = 4, /* positions that share the loads of a weight */
-  PACKED = 8,      /* rows that share the loads of a code of x */
+  PACKED = VECTORS * ROW_LANES, /* rows that share the loads of a code of x */
+  FLOAT_ROWS = 4,          /* the same of weights that are floats */
   TASK_BYTES = 1 << 15, /* weights per task: large beside the cost of taking one, small beside L2 */
 };
 
@@ -24,11 +23,11 @@ typedef struct {
  * side by side block by block, or alone if n = 1: group = TILE_TOKENS or 1 below.
  */
 typedef struct {
-  size_t block;       /* elements that share a scale */
-  int16_t *codes;     /* [groups, columns / block, group, block]; split_pairs if n = 1 */
+  size_t block;       /* elements that share a scale; 0: no weights want this */
+  Code *codes;        /* [groups, columns / block, group, block]; PAIRED and n = 1: split_pairs */
   float *scales;      /* [groups, columns / block, group] */
   float *sums;        /* of the elements of each unit; [groups, columns / UNIT, group] */
-  int32_t *code_sums; /* of each half of a unit; used if n = 1 */
+  int32_t *code_sums; /* of each half of a unit; [groups, columns / block, group, 2 block / UNIT] */
 } Input8;
 
 typedef struct {
@@ -49,14 +48,14 @@ static size_t padded_tokens(size_t n) {
 
 /** One Input8: codes, and for each unit at most one scale, one sum and two sums of codes. */
 static size_t quantized_bytes(size_t n, size_t columns) {
-  size_t each = columns * sizeof(int16_t) + columns / UNIT * 4 * sizeof(float);
+  size_t each = columns * sizeof(Code) + columns / UNIT * 4 * sizeof(float);
   return (padded_tokens(n) * each + 63) / 64 * 64;
 }
 
-/** A thread's packed rows, their scales and minima. */
+/** A thread's packed rows: codes, a scale and minimum for each unit, and two unit scales. */
 static size_t packed_bytes(size_t n, size_t columns) {
   if (n == 1) return 0;
-  size_t bytes = PACKED * (columns * sizeof(int16_t) + columns / UNIT * 2 * sizeof(float));
+  size_t bytes = PACKED * (columns * sizeof(Code) + columns / UNIT * 4 * sizeof(float));
   return (bytes + 63) / 64 * 64;
 }
 
@@ -76,11 +75,11 @@ static void round_input(const float *x, size_t count, float *out) {
 static float round_scale(float x) { return round_to_11_bits(splat(x))[0]; }
 
 /** codes = x * inverse to nearest, and their sums in halves of units. */
-static void quantize(const float *x, size_t count, float inverse, int16_t *codes, int32_t *sums) {
+static void quantize(const float *x, size_t count, float inverse, Code *codes, int32_t *sums) {
   for (size_t c = 0; c < count; c += 8) {
     i32x4 low = to_nearest_i32(load_f32x4(x + c) * splat(inverse));
     i32x4 high = to_nearest_i32(load_f32x4(x + c + 4) * splat(inverse));
-    store_i16x8(codes + c, narrow_i32(low, high));
+    store_eight_codes(codes + c, low, high);
     i32x4 sum = low + high;
     sums[c / 16] = (c % 16 ? sums[c / 16] : 0) + sum[0] + sum[1] + sum[2] + sum[3];
   }
@@ -106,7 +105,7 @@ static float extreme(const float *x, size_t count) {
  * One block as GGML's Q8_1 has it (Q8_0 is that without the sum), or its Q8_K. Codes are at most
  * 127: the extreme becomes exactly that.
  */
-static void quantize_block(const float *x, size_t block, size_t group, int16_t *codes, float *scale,
+static void quantize_block(const float *x, size_t block, size_t group, Code *codes, float *scale,
                            float *sums, int32_t *code_sums) {
   if (block == UNIT) {
     float largest = max_magnitude(x, UNIT);
@@ -122,83 +121,92 @@ static void quantize_block(const float *x, size_t block, size_t group, int16_t *
     sums[u * group] = *scale * (float)(code_sums[2 * u] + code_sums[2 * u + 1]);
 }
 
-/** Positions that pad the last group are zero. */
-static void quantize_input(const Linear *l, Input8 *q) {
+/** One group of positions; those that pad the last group are zero. */
+static void quantize_group(const Linear *l, const Input8 *q, size_t number) {
   size_t blocks = l->columns / q->block, units = q->block / UNIT;
   size_t group = l->n == 1 ? 1 : TILE_TOKENS;
-  for (size_t i = 0; i < padded_tokens(l->n); i++) {
+  for (size_t i = number * group; i < (number + 1) * group; i++) {
     for (size_t b = 0; b < blocks; b++) {
       size_t first = (i / group * blocks + b) * group, at = first + i % group;
-      int16_t *codes = q->codes + at * q->block;
+      Code *codes = q->codes + at * q->block;
       float *sums = q->sums + first * units + i % group;
       if (i < l->n) {
         const float *x = l->x + i * l->columns + b * q->block;
         int32_t *code_sums = q->code_sums + 2 * at * units;
         quantize_block(x, q->block, group, codes, q->scales + at, sums, code_sums);
-        if (l->n == 1) split_pairs(codes, q->block);
+        if (l->n == 1 && PAIRED) split_pairs((int16_t *)codes, q->block);
         continue;
       }
       __builtin_memset(codes, 0, q->block * sizeof *codes);
       q->scales[at] = 0;
+      __builtin_memset(q->code_sums + 2 * at * units, 0, 2 * units * sizeof(int32_t));
       for (size_t u = 0; u < units; u++) sums[u * group] = 0;
     }
   }
+}
+
+/** A group of positions, for the formats that are there. */
+static void quantize_task(void *context, int32_t task, int32_t worker) {
+  (void)worker;
+  const Linear *l = context;
+  if (l->units.block) quantize_group(l, &l->units, (size_t)task);
+  if (l->supers.block) quantize_group(l, &l->supers, (size_t)task);
 }
 
 INLINE const Input8 *quantized_for(const Linear *l, int32_t dtype) {
   return has_units(dtype) ? &l->supers : &l->units;
 }
 
-/** The integer products of half a unit's codes with codes of x, in four sums. */
-INLINE i32x4 dot_half(int32_t dtype, i16x8 weights, const int16_t *x) {
-  i16x8 even = dtype == Q8_0 ? first_bytes(weights) : weights & splat_i16(255);
-  i16x8 odd = dtype == Q8_0 ? weights >> (int16_t)8 : shift_right_u16(weights, 8);
-  return dot_i16(even, load_i16x8(x)) + dot_i16(odd, load_i16x8(x + 8));
+/** The product of all of x's codes of a half or a whole unit with the code that stands for zero. */
+INLINE i32xn zero_part(int32_t dtype, int32_t code_sum) {
+  return splat_i32xn(-dot_centre(dtype) * code_sum);
 }
 
 /**
- * The integer product of a unit of each of four rows with codes of x.
+ * The integer product of a unit of each row with codes of x.
+ * @param codes  [k] of row k of each four
  * @param sums   of the halves of x
  * @param scales of the halves of the unit in each row; only Q6_K's differ
  */
-INLINE i32x4 dot_unit(int32_t dtype, i16x8 codes[4][2], const int16_t *x, const int32_t *sums,
-                      const i32x4 scales[2]) {
-  i32x4 low[4], high[4];
+INLINE i32xn dot_unit(int32_t dtype, i16xn codes[4][2], const Code *x, const int32_t *sums,
+                      const i32xn scales[2]) {
+  i32xn low[4], high[4], zero = splat_i32xn(0);
   UNROLL
-  for (int32_t r = 0; r < 4; r++) {
-    low[r] = dot_half(dtype, codes[r][0], x);
-    high[r] = dot_half(dtype, codes[r][1], x + 16);
-    if (dtype != Q6_K) low[r] += high[r];
+  for (int32_t k = 0; k < 4; k++) {
+    low[k] = dot_half(zero, dtype, codes[k][0], x);
+    high[k] = dot_half(dtype == Q6_K ? zero : low[k], dtype, codes[k][1], x + 16);
   }
-  int32_t centre = centre_of(dtype);
-  i32x4 first = sum_each_i32(low[0], low[1], low[2], low[3]);
+  i32xn all = sum_each_n(high[0], high[1], high[2], high[3]);
   if (dtype == Q6_K) {
-    i32x4 second = sum_each_i32(high[0], high[1], high[2], high[3]);
-    return (first - centre * sums[0]) * scales[0] + (second - centre * sums[1]) * scales[1];
+    i32xn first = sum_each_n(low[0], low[1], low[2], low[3]);
+    return (first + zero_part(dtype, sums[0])) * scales[0] +
+           (all + zero_part(dtype, sums[1])) * scales[1];
   }
-  if (centre) first -= centre * (sums[0] + sums[1]);
-  return has_units(dtype) ? first * scales[0] : first;
+  if (dot_centre(dtype)) all += zero_part(dtype, sums[0] + sums[1]);
+  return has_units(dtype) ? all * scales[0] : all;
 }
 
 /** The same for a group of units, added up. */
-INLINE i32x4 dot_group(int32_t dtype, const uint8_t *const row[4], size_t group, const int16_t *x,
-                       const int32_t *sums, const i32x4 (*scales)[2]) {
-  i16x8 codes[4][4][2];
-  i32x4 total = splat_i32(0);
+INLINE i32xn dot_group(int32_t dtype, const uint8_t *block, size_t stride, size_t group,
+                       const Code *x, const int32_t *sums, const i32xn (*scales)[2]) {
+  i16xn codes[4][4][2];
+  i32xn total = splat_i32xn(0);
   if (dtype != Q5_K && dtype != Q6_K) {
     UNROLL
     for (size_t k = 0; k < group_units(dtype); k++) {
-      for (int32_t r = 0; r < 4; r++) unit_codes(dtype, row[r], group, k, codes[k][r]);
+      UNROLL
+      for (size_t r = 0; r < 4; r++)
+        unit_codes(dtype, block + r * stride, stride, group, k, codes[k][r]);
       total += dot_unit(dtype, codes[k], x + UNIT * k, sums + 2 * k, scales[k]);
     }
     return total;
   }
   // By way of memory: the bytes that their units share do not fit the registers.
   UNROLL
-  for (int32_t r = 0; r < 4; r++) {
+  for (size_t r = 0; r < 4; r++) {
     UNROLL
     for (size_t k = 0; k < group_units(dtype); k++)
-      unit_codes(dtype, row[r], group, k, codes[k][r]);
+      unit_codes(dtype, block + r * stride, stride, group, k, codes[k][r]);
   }
   NO_UNROLL
   for (size_t k = 0; k < group_units(dtype); k++)
@@ -206,167 +214,221 @@ INLINE i32x4 dot_group(int32_t dtype, const uint8_t *const row[4], size_t group,
   return total;
 }
 
+/** ROW_LANES rows that stand `stride` bytes apart, of which `count` after `skip` are wanted. */
+typedef struct {
+  const uint8_t *row;
+  size_t stride;
+  int32_t skip, count;
+} Rows;
+
 /**
- * TILE_ROWS rows for one position; lane = row. Rows beyond the last repeat it and are not stored.
+ * Row `first` and those after it up to `end`. Where fewer than ROW_LANES are left, rows before them come
+ * along; a part of fewer rows than that gives them one by one.
+ */
+INLINE Rows rows_from(const LinearPart *part, int32_t first, int32_t end, size_t row_bytes) {
+  const uint8_t *weight = part->weight;
+  if (part->rows < ROW_LANES) return (Rows){weight + (size_t)first * row_bytes, 0, 0, 1};
+  int32_t at = first + ROW_LANES <= part->rows ? first : part->rows - ROW_LANES;
+  int32_t count = end - first < ROW_LANES ? end - first : ROW_LANES;
+  return (Rows){weight + (size_t)at * row_bytes, row_bytes, first - at, count};
+}
+
+INLINE void store_rows_of(const Rows *rows, f32xn sums, float *out) {
+  if (rows->count == ROW_LANES) {
+    store_f32xn(out, sums);
+    return;
+  }
+  for (int32_t r = 0; r < rows->count; r++) out[r] = sums[rows->skip + r];
+}
+
+/**
+ * ROW_LANES rows for one position; lane = row.
  *
  * Rows read side by side look like no stream to the hardware's prefetcher, which halves the speed
  * of memory or worse. So the loop also touches the next tile's cache lines, in order.
  */
-INLINE void tile_rows(const Linear *l, const LinearPart *part, int32_t first, int32_t count,
+INLINE void tile_rows(const Linear *l, const LinearPart *part, int32_t first, int32_t end,
                       int32_t dtype) {
   const Input8 *q = quantized_for(l, dtype);
   size_t bytes = block_bytes(dtype), length = block_length(dtype), blocks = l->columns / length;
   size_t groups = length / UNIT / group_units(dtype);
-  const uint8_t *row[TILE_ROWS];
-  for (int32_t r = 0; r < TILE_ROWS; r++) {
-    int32_t at = first + (r < count ? r : count - 1);
-    row[r] = (const uint8_t *)part->weight + (size_t)at * blocks * bytes;
-  }
-  const int16_t *codes = q->codes;
+  Rows rows = rows_from(part, first, end, blocks * bytes);
+  const uint8_t *block = rows.row;
+  size_t stride = rows.stride;
+  const Code *codes = q->codes;
   const int32_t *code_sums = q->code_sums;
   const float *x_sums = q->sums;
-  // After the last whole tile there is nothing to touch: then some of x, again and again.
-  int32_t is_next = first + 2 * TILE_ROWS <= part->rows;
-  const volatile uint8_t *next = (const uint8_t *)codes;
-  if (is_next) next = row[0] + TILE_ROWS * blocks * bytes;
-  f32x4 sums = splat(0);
+  // In every pass a few lines: many at once wait for each other. After the last whole tile there is
+  // nothing to touch: then some of x, again and again.
+  size_t touched = ROW_LANES * bytes / groups;
+  int32_t is_next = first + 2 * ROW_LANES <= part->rows;
+  const uint8_t *next = is_next ? block + ROW_LANES * stride + TOUCH_AHEAD : (const uint8_t *)codes;
+  f32xn sums = splat_f32xn(0);
   for (size_t b = 0; b < blocks; b++) {
-    Header h = read_header(dtype, row[0], row[1], row[2], row[3]);
+    Header h = read_header(dtype, block, stride);
     // In memory: there are not registers enough for them.
-    i32x4 scales[8][2];
+    i32xn scales[8][2];
     for (size_t u = 0; u < length / UNIT; u++) {
-      if (has_minima(dtype)) sums = madd(unit_min(dtype, &h, u), splat(x_sums[u]), sums);
+      if (has_minima(dtype)) sums = madd_n(unit_min(dtype, &h, u), splat_f32xn(x_sums[u]), sums);
       for (size_t half = 0; half < 2; half++) scales[u][half] = unit_scale(dtype, &h, u, half);
     }
-    i32x4 exact = splat_i32(0);
+    i32xn exact = splat_i32xn(0);
     NO_UNROLL
     for (size_t g = 0; g < groups; g++) {
-      exact += dot_group(dtype, row, g, codes, code_sums, scales + g * group_units(dtype));
+      exact += dot_group(dtype, block, stride, g, codes, code_sums, scales + g * group_units(dtype));
       codes += group_units(dtype) * UNIT, code_sums += group_units(dtype) * 2;
+      UNROLL
+      for (size_t line = 0; line < touched; line += 64) touch(next + line);
+      next += is_next ? touched : 0;
     }
-    sums = madd(to_f32(exact), h.scale * splat(q->scales[b]), sums);
-    UNROLL
-    for (size_t line = 0; line + 64 <= TILE_ROWS * bytes; line += 64) (void)next[line];
-    next += is_next ? TILE_ROWS * bytes : 0;
+    sums = madd_n(to_f32xn(exact), h.scale * splat_f32xn(q->scales[b]), sums);
     x_sums += length / UNIT;
-    for (int32_t r = 0; r < TILE_ROWS; r++) row[r] += bytes;
+    block += bytes;
   }
-  for (int32_t r = 0; r < count; r++) part->out[first + r] = sums[r];
+  store_rows_of(&rows, sums, part->out + first);
 }
 
-/** Four rows of bytes, two columns of each row to a vector of i16: (byte - centre) * scale. */
-INLINE void store_transposed(const i16x8 v[4], i16x8 centre, i16x8 scales, int16_t *out) {
-  size_t pair = 2 * PACKED;
-  i16x8 a = interleave_low(v[0], v[1]), b = interleave_low(v[2], v[3]);
-  i16x8 c = interleave_high(v[0], v[1]), d = interleave_high(v[2], v[3]);
-  i16x8 eight[4] = {interleave_low_pairs(a, b), interleave_high_pairs(a, b),
-                    interleave_low_pairs(c, d), interleave_high_pairs(c, d)};
-  UNROLL
-  for (size_t i = 0; i < 4; i++) {
-    store_i16x8(out + 2 * i * pair, (low_bytes(eight[i]) - centre) * scales);
-    store_i16x8(out + (2 * i + 1) * pair, (high_bytes(eight[i]) - centre) * scales);
+/** PACKED rows as dot.h wants them. */
+typedef struct {
+  Code *codes;      /* [columns / WORD, PACKED, WORD] */
+  float *scales;    /* [blocks, PACKED] */
+  float *minima;    /* [columns / UNIT, PACKED] */
+  int32_t *factors; /* unit scales [columns / UNIT, 2, PACKED], unless IN_PACKED */
+} PackedRows;
+
+INLINE void pack_rows(const Linear *l, Rows rows, size_t vector, int32_t dtype,
+                      const PackedRows *out) {
+  size_t bytes = block_bytes(dtype), units = block_length(dtype) / UNIT, at = vector * ROW_LANES;
+  size_t blocks = l->columns / block_length(dtype), word_stride = PACKED * WORD;
+  const uint8_t *block = rows.row;
+  for (size_t b = 0; b < blocks; b++, block += bytes) {
+    Header h = read_header(dtype, block, rows.stride);
+    store_f32xn(out->scales + b * PACKED + at, h.scale);
+    for (size_t g = 0; g < units; g += group_units(dtype)) {
+      UNROLL
+      for (size_t k = 0; k < group_units(dtype); k++) {
+        size_t unit = b * units + g + k;
+        if (has_minima(dtype))
+          store_f32xn(out->minima + unit * PACKED + at, unit_min(dtype, &h, g + k));
+        i16xn v[4][2];
+        for (size_t r = 0; r < 4; r++)
+          unit_codes(dtype, block + r * rows.stride, rows.stride, g / group_units(dtype), k, v[r]);
+        for (size_t half = 0; half < 2; half++) {
+          i32xn scale = unit_scale(dtype, &h, g + k, half);
+          i16xn four[4] = {v[0][half], v[1][half], v[2][half], v[3][half]};
+          size_t column = unit * UNIT + 16 * half;
+          pack_half(dtype, four, scale, out->codes + column * PACKED + at * WORD, word_stride);
+          if (!IN_PACKED && has_units(dtype))
+            store_i32xn(out->factors + (2 * unit + half) * PACKED + at, scale);
+        }
+      }
+    }
   }
+}
+
+/** Columns of a block that share an integer scale once they are packed. */
+INLINE size_t span_of(int32_t dtype) {
+  if (IN_PACKED || !has_units(dtype)) return block_length(dtype);
+  return dtype == Q6_K ? UNIT / 2 : UNIT;
 }
 
 /**
- * PACKED rows so that a vector holds two columns of four rows, which one i16 dot multiplies by the
- * same two codes of x. Unit scales are multiplied in: at most 128 * 32.
- * @param codes  i16 [columns / 2, 2, 8]
- * @param scales f32 [blocks, PACKED]
- * @param minima f32 [columns / UNIT, PACKED]
+ * Adds the integer products of a block of PACKED rows with TILE_TOKENS positions.
+ * @param x    codes [TILE_TOKENS, block]
+ * @param sums of x, [TILE_TOKENS, block / UNIT, 2]
  */
-INLINE void pack_rows(const Linear *l, const LinearPart *part, int32_t first, int32_t count,
-                      int32_t dtype, int16_t *codes, float *scales, float *minima) {
-  size_t bytes = block_bytes(dtype), units = block_length(dtype) / UNIT;
-  size_t blocks = l->columns / block_length(dtype);
-  for (int32_t quad = 0; quad < PACKED / 4; quad++) {
-    const uint8_t *row[4];
-    for (int32_t r = 0; r < 4; r++) {
-      int32_t at = 4 * quad + r < count ? 4 * quad + r : count - 1;
-      row[r] = (const uint8_t *)part->weight + (size_t)(first + at) * blocks * bytes;
-    }
-    for (size_t b = 0; b < blocks; b++) {
-      Header h = read_header(dtype, row[0], row[1], row[2], row[3]);
-      store_f32x4(scales + b * PACKED + 4 * quad, h.scale);
-      for (size_t g = 0; g < units; g += group_units(dtype)) {
-        UNROLL
-        for (size_t k = 0; k < group_units(dtype); k++) {
-          size_t unit = b * units + g + k;
-          if (has_minima(dtype))
-            store_f32x4(minima + unit * PACKED + 4 * quad, unit_min(dtype, &h, g + k));
-          i16x8 v[4][2];
-          for (int32_t r = 0; r < 4; r++)
-            unit_codes(dtype, row[r], g / group_units(dtype), k, v[r]);
-          for (size_t half = 0; half < 2; half++) {
-            i32x4 scale = unit_scale(dtype, &h, g + k, half);
-            i16x8 pairs = (i16x8)((scale & 0xffff) | (scale << 16));
-            i16x8 rows[4] = {v[0][half], v[1][half], v[2][half], v[3][half]};
-            store_transposed(rows, splat_i16(centre_of(dtype)), pairs,
-                             codes + (unit * UNIT + 16 * half) * PACKED + 8 * quad);
-          }
-        }
+INLINE void dot_packed(int32_t dtype, const Code *w, const Code *x, const int32_t *sums,
+                       const int32_t *factors, i32xn exact[TILE_TOKENS][VECTORS]) {
+  size_t length = block_length(dtype), span = span_of(dtype), units = length / UNIT;
+  for (size_t from = 0; from < length; from += span) {
+    i32xn dots[TILE_TOKENS][VECTORS];
+    UNROLL
+    for (size_t t = 0; t < TILE_TOKENS; t++) {
+      int32_t sum = 0;
+      if (!IN_PACKED && dot_centre(dtype)) {
+        const int32_t *halves = sums + 2 * units * t + from / 16;
+        sum = span == 16 ? halves[0] : halves[0] + halves[1];
       }
-      for (int32_t r = 0; r < 4; r++) row[r] += bytes;
+      for (size_t v = 0; v < VECTORS; v++) dots[t][v] = zero_part(dtype, sum);
+    }
+    // Unrolled by 8 it ran at 0.6 of the speed in V8 11, which then spills the sums.
+    NO_UNROLL
+    for (size_t c = from; c < from + span; c += WORD, w += PACKED * WORD) {
+      i16xn rows[VECTORS];
+      UNROLL
+      for (size_t v = 0; v < VECTORS; v++)
+        rows[v] = load_i16xn((const int16_t *)(w + v * ROW_LANES * WORD));
+      UNROLL
+      for (size_t t = 0; t < TILE_TOKENS; t++) {
+        UNROLL
+        for (size_t v = 0; v < VECTORS; v++)
+          dots[t][v] = dot_word(dots[t][v], rows[v], x + length * t + c);
+      }
+    }
+    UNROLL
+    for (size_t t = 0; t < TILE_TOKENS; t++) {
+      UNROLL
+      for (size_t v = 0; v < VECTORS; v++) {
+        if (span < length)
+          dots[t][v] *= load_i32xn(factors + from / 16 * PACKED + v * ROW_LANES);
+        exact[t][v] += dots[t][v];
+      }
     }
   }
 }
 
 /** PACKED rows for every position, TILE_TOKENS at a time; lane = row. */
-INLINE void multiply_packed(const Linear *l, const LinearPart *part, int32_t first, int32_t count,
-                            int32_t dtype, const int16_t *packed, const float *row_scales,
-                            const float *minima) {
+INLINE void multiply_packed(const Linear *l, const LinearPart *part, int32_t first,
+                            const Rows rows[VECTORS], int32_t dtype, const PackedRows *packed) {
   const Input8 *q = quantized_for(l, dtype);
   size_t length = block_length(dtype), blocks = l->columns / length, units = l->columns / UNIT;
   for (size_t i = 0; i < l->n; i += TILE_TOKENS) {
-    const int16_t *codes = q->codes + i * l->columns, *w = packed;
+    const Code *codes = q->codes + i * l->columns;
+    const int32_t *code_sums = q->code_sums + i * units * 2;
     const float *scales = q->scales + i * blocks;
     const float *x_sums = q->sums + i * units;
-    f32x4 low_sums[TILE_TOKENS], high_sums[TILE_TOKENS];
+    f32xn sums[TILE_TOKENS][VECTORS];
     UNROLL
-    for (size_t t = 0; t < TILE_TOKENS; t++) low_sums[t] = high_sums[t] = splat(0);
-    for (size_t b = 0; b < blocks; b++, codes += length * TILE_TOKENS) {
-      i32x4 low[TILE_TOKENS], high[TILE_TOKENS];
+    for (size_t t = 0; t < TILE_TOKENS; t++) {
+      for (size_t v = 0; v < VECTORS; v++) sums[t][v] = splat_f32xn(0);
+    }
+    for (size_t b = 0; b < blocks; b++) {
+      size_t unit = b * (length / UNIT);
+      i32xn exact[TILE_TOKENS][VECTORS];
       UNROLL
-      for (size_t t = 0; t < TILE_TOKENS; t++) low[t] = high[t] = splat_i32(0);
-      // Unrolled by 8 it ran at 0.6 of the speed in V8 11, which then spills the sums.
-      NO_UNROLL
-      for (size_t c = 0; c < length; c += 2, w += 2 * PACKED) {
-        i16x8 low_rows = load_i16x8(w), high_rows = load_i16x8(w + 8);
-        UNROLL
-        for (size_t t = 0; t < TILE_TOKENS; t++) {
-          i16x8 x = splat_pair(codes + length * t + c);
-          low[t] += dot_i16(low_rows, x);
-          high[t] += dot_i16(high_rows, x);
-        }
+      for (size_t t = 0; t < TILE_TOKENS; t++) {
+        for (size_t v = 0; v < VECTORS; v++) exact[t][v] = splat_i32xn(0);
       }
+      dot_packed(dtype, packed->codes + b * length * PACKED, codes + b * length * TILE_TOKENS,
+                 code_sums + unit * 2 * TILE_TOKENS, packed->factors + 2 * unit * PACKED, exact);
       if (has_minima(dtype)) {
-        for (size_t u = b * (length / UNIT); u < (b + 1) * (length / UNIT); u++) {
-          f32x4 low_min = load_f32x4(minima + u * PACKED);
-          f32x4 high_min = load_f32x4(minima + u * PACKED + 4);
+        for (size_t u = unit; u < unit + length / UNIT; u++) {
           UNROLL
-          for (size_t t = 0; t < TILE_TOKENS; t++) {
-            f32x4 sum = splat(x_sums[u * TILE_TOKENS + t]);
-            low_sums[t] = madd(low_min, sum, low_sums[t]);
-            high_sums[t] = madd(high_min, sum, high_sums[t]);
+          for (size_t v = 0; v < VECTORS; v++) {
+            f32xn min = load_f32xn(packed->minima + u * PACKED + v * ROW_LANES);
+            UNROLL
+            for (size_t t = 0; t < TILE_TOKENS; t++)
+              sums[t][v] = madd_n(min, splat_f32xn(x_sums[u * TILE_TOKENS + t]), sums[t][v]);
           }
         }
       }
-      f32x4 low_scale = load_f32x4(row_scales + b * PACKED);
-      f32x4 high_scale = load_f32x4(row_scales + b * PACKED + 4);
       UNROLL
-      for (size_t t = 0; t < TILE_TOKENS; t++) {
-        f32x4 scale = splat(scales[b * TILE_TOKENS + t]);
-        low_sums[t] = madd(to_f32(low[t]), low_scale * scale, low_sums[t]);
-        high_sums[t] = madd(to_f32(high[t]), high_scale * scale, high_sums[t]);
+      for (size_t v = 0; v < VECTORS; v++) {
+        f32xn row_scale = load_f32xn(packed->scales + b * PACKED + v * ROW_LANES);
+        UNROLL
+        for (size_t t = 0; t < TILE_TOKENS; t++) {
+          f32xn scale = row_scale * splat_f32xn(scales[b * TILE_TOKENS + t]);
+          sums[t][v] = madd_n(to_f32xn(exact[t][v]), scale, sums[t][v]);
+        }
       }
     }
     UNROLL
     for (size_t t = 0; t < TILE_TOKENS; t++) {
       if (i + t >= l->n) break;
-      float sums[PACKED], *out = part->out + (i + t) * (size_t)part->rows + first;
-      store_f32x4(sums, low_sums[t]);
-      store_f32x4(sums + 4, high_sums[t]);
-      for (int32_t r = 0; r < count; r++) out[r] = sums[r];
+      float *out = part->out + (i + t) * (size_t)part->rows + first;
+      UNROLL
+      for (size_t v = 0; v < VECTORS; v++)
+        if (rows[v].count > 0) store_rows_of(rows + v, sums[t][v], out + v * ROW_LANES);
     }
   }
 }
@@ -374,18 +436,26 @@ INLINE void multiply_packed(const Linear *l, const LinearPart *part, int32_t fir
 /** Rows start to end of a format with blocks. */
 INLINE void block_rows(const Linear *l, const LinearPart *part, int32_t start, int32_t end,
                        int32_t worker, int32_t dtype) {
-  int32_t step = l->n == 1 ? TILE_ROWS : PACKED;
-  int16_t *packed = (int16_t *)(l->packed + (size_t)worker * packed_bytes(l->n, l->columns));
-  float *scales = (float *)(packed + l->columns * PACKED);
-  float *minima = scales + l->columns / UNIT * PACKED;
-  for (int32_t row = start; row < end; row += step) {
-    int32_t count = end - row < step ? end - row : step;
+  int32_t step = part->rows < ROW_LANES ? 1 : l->n == 1 ? ROW_LANES : PACKED;
+  size_t row_bytes = l->columns / block_length(dtype) * block_bytes(dtype);
+  PackedRows packed;
+  packed.codes = (Code *)(l->packed + (size_t)worker * packed_bytes(l->n, l->columns));
+  packed.scales = (float *)(packed.codes + l->columns * PACKED);
+  packed.minima = packed.scales + l->columns / UNIT * PACKED;
+  packed.factors = (int32_t *)(packed.minima + l->columns / UNIT * PACKED);
+  for (int32_t first = start; first < end; first += step) {
     if (l->n == 1) {
-      tile_rows(l, part, row, count, dtype);
+      tile_rows(l, part, first, end, dtype);
       continue;
     }
-    pack_rows(l, part, row, count, dtype, packed, scales, minima);
-    multiply_packed(l, part, row, count, dtype, packed, scales, minima);
+    Rows rows[VECTORS];
+    UNROLL
+    for (int32_t v = 0; v < VECTORS; v++) {
+      rows[v] = rows_from(part, first + v * ROW_LANES, end, row_bytes);
+      if (v > 0 && (step == 1 || first + v * ROW_LANES >= end)) rows[v] = rows[0], rows[v].count = 0;
+      pack_rows(l, rows[v], (size_t)v, dtype, &packed);
+    }
+    multiply_packed(l, part, first, rows, dtype, &packed);
   }
 }
 
@@ -415,10 +485,10 @@ static BlockTask *const block_tasks[] = {
 
 enum { CHUNK = 512 }; /* columns of a tile of unpacked weights: 8 KiB, which stays in L1 */
 
-/** weights [rows, from .. from + count) as f32 [TILE_ROWS, CHUNK], zero beyond. */
+/** weights [rows, from .. from + count) as f32 [FLOAT_ROWS, CHUNK], zero beyond. */
 static void unpack(const LinearPart *part, int32_t first, int32_t rows, size_t columns, size_t from,
-                   size_t count, float tile[TILE_ROWS][CHUNK]) {
-  __builtin_memset(tile, 0, TILE_ROWS * CHUNK * sizeof(float));
+                   size_t count, float tile[FLOAT_ROWS][CHUNK]) {
+  __builtin_memset(tile, 0, FLOAT_ROWS * CHUNK * sizeof(float));
   for (int32_t r = 0; r < rows; r++) {
     size_t at = (size_t)(first + r) * columns + from;
     const uint16_t *half = (const uint16_t *)part->weight + at;
@@ -436,9 +506,9 @@ static void unpack(const LinearPart *part, int32_t first, int32_t rows, size_t c
   }
 }
 
-/** f32, f16 and bf16: TILE_ROWS rows for every position, unpacked once for all of them. */
+/** f32, f16 and bf16: FLOAT_ROWS rows for every position, unpacked once for all of them. */
 static void float_rows(const Linear *l, const LinearPart *part, int32_t first, int32_t count) {
-  float tile[TILE_ROWS][CHUNK];
+  float tile[FLOAT_ROWS][CHUNK];
   for (size_t from = 0; from < l->columns; from += CHUNK) {
     size_t width = l->columns - from < CHUNK ? l->columns - from : CHUNK;
     unpack(part, first, count, l->columns, from, width, tile);
@@ -476,15 +546,15 @@ static void linear_task(void *context, int32_t task, int32_t worker) {
     block_tasks[part->dtype](l, part, start, end, worker);
     return;
   }
-  for (int32_t row = start; row < end; row += TILE_ROWS)
-    float_rows(l, part, row, end - row < TILE_ROWS ? end - row : TILE_ROWS);
+  for (int32_t row = start; row < end; row += FLOAT_ROWS)
+    float_rows(l, part, row, end - row < FLOAT_ROWS ? end - row : FLOAT_ROWS);
 }
 
 /** Lays out a Input8 in `memory`. */
 static Input8 quantized_at(uint8_t *memory, size_t n, size_t columns, size_t block) {
   float *scales = (float *)memory, *sums = scales + padded_tokens(n) * (columns / UNIT);
-  int16_t *codes = (int16_t *)(sums + padded_tokens(n) * (columns / UNIT));
-  int32_t *code_sums = (int32_t *)(codes + padded_tokens(n) * columns);
+  int32_t *code_sums = (int32_t *)(sums + padded_tokens(n) * (columns / UNIT));
+  Code *codes = (Code *)(code_sums + padded_tokens(n) * (columns / UNIT) * 2);
   return (Input8){block, codes, scales, sums, code_sums};
 }
 
@@ -494,8 +564,6 @@ int32_t linear(const float *x, size_t n, size_t columns, const LinearPart *parts
   if (!is_finite(x, n * columns)) return NOT_FINITE;
   Linear l = {.x = x, .n = n, .columns = columns, .parts = parts, .n_parts = n_parts};
   uint8_t *memory = scratch;
-  l.units = quantized_at(memory, n, columns, UNIT);
-  l.supers = quantized_at(memory + quantized_bytes(n, columns), n, columns, 256);
   l.packed = memory + 2 * quantized_bytes(n, columns);
   // Before the packed rows, whose number goes with the threads.
   l.halves = (float *)l.packed;
@@ -506,8 +574,10 @@ int32_t linear(const float *x, size_t n, size_t columns, const LinearPart *parts
     in_supers |= has_units(parts[p].dtype);
     halved |= parts[p].dtype == F16;
   }
-  if (in_units) quantize_input(&l, &l.units);
-  if (in_supers) quantize_input(&l, &l.supers);
+  if (in_units) l.units = quantized_at(memory, n, columns, UNIT);
+  if (in_supers) l.supers = quantized_at(memory + quantized_bytes(n, columns), n, columns, 256);
+  if (in_units || in_supers)
+    parallel_for(n == 1 ? 1 : (int32_t)(padded_tokens(n) / TILE_TOKENS), quantize_task, &l);
   if (halved) round_input(x, n * columns, l.halves);
   size_t work_per_row = columns * (n < 16 ? n : 16) + 1;
   l.rows_per_task = (int32_t)((TASK_BYTES / work_per_row + PACKED) / PACKED * PACKED);

@@ -4,8 +4,11 @@ import { InvalidArgumentError, Option, type Command } from 'commander';
 import { attentionAtDepth, type AttentionRow } from '../bench/attention.ts';
 import { forgeGguf, type ForgeOptions } from '../bench/forge-node.ts';
 import { peerMissing, type PeerOptions } from '../bench/peer-node.ts';
+import { linearSpeed, type LinearRow } from '../bench/linear.ts';
+import { memoryReadSpeed } from '../bench/memory-speed-node.ts';
 import { benchSideBySide, type BenchRow } from '../bench/side-by-side-node.ts';
 import { KvError } from '../errors/errors.ts';
+import type { Kernels } from '../kernels/kernels.ts';
 import { namedShapes, type ShapeName } from '../model/shapes.ts';
 import { machine } from './machine.ts';
 import {
@@ -87,7 +90,8 @@ async function run(flags: BenchFlags): Promise<void> {
     const shape = namedShapes[flags.shape];
     const kernels =
       deepest > 0 ? await attentionAtDepth(model.kernels, shape, methods, deepest) : [];
-    const report = { machine: machine(), rows, kernels };
+    const weights = await weightsAlone(model.kernels);
+    const report = { machine: machine(), rows, kernels, weights };
     if (flags.json) console.log(JSON.stringify(report, null, 2));
     else print(report, flags.shape, deepest);
   } finally {
@@ -114,8 +118,27 @@ async function randomModel({ shape, quant }: BenchFlags): Promise<string> {
   return path;
 }
 
+interface WeightsReport {
+  /** bytes read from memory by one thread and by all, 10^9 a second */
+  readonly memoryGigabytes: readonly [number, number];
+  readonly linear: readonly LinearRow[];
+}
+
+async function weightsAlone(kernels: Kernels): Promise<WeightsReport> {
+  const memoryGigabytes = [
+    await memoryReadSpeed(1),
+    await memoryReadSpeed(kernels.threads),
+  ] as const;
+  return { memoryGigabytes, linear: await linearSpeed(kernels, ['q8_0', 'q4_0', 'q4_k', 'q6_k']) };
+}
+
 function print(
-  report: { machine: string; rows: BenchRow[]; kernels: AttentionRow[] },
+  report: {
+    machine: string;
+    rows: BenchRow[];
+    kernels: AttentionRow[];
+    weights: WeightsReport;
+  },
   shape: string,
   depth: number,
 ): void {
@@ -133,12 +156,25 @@ function print(
       ].join(''),
     );
   }
+  printWeights(report.weights);
   const baseline = report.kernels.at(0);
   if (!baseline) return;
   console.log(`\nattention alone, one token at depth ${depth}, all layers of ${shape}:`);
   for (const { method, attendMs, bytes } of report.kernels) {
     console.log(
       `${method.padEnd(16)}${attendMs.toFixed(2).padStart(8)} ms  ${formatBytes(bytes).padStart(9)}  ${(baseline.attendMs / attendMs).toFixed(2)}x of ${baseline.method}`,
+    );
+  }
+}
+
+function printWeights({ memoryGigabytes: [one, all], linear }: WeightsReport): void {
+  console.log(
+    `\nmatrix products alone; memory reads ${one.toFixed(1)} GB/s with one thread, ${all.toFixed(1)} with all:`,
+  );
+  for (const { dtype, vectorGigabytes, matrixGigaops } of linear) {
+    const share = Math.round((100 * vectorGigabytes) / all);
+    console.log(
+      `${dtype.padEnd(8)}one token ${vectorGigabytes.toFixed(1).padStart(6)} GB/s, ${share} % of memory; 128 tokens ${matrixGigaops.toFixed(0).padStart(5)} Gop/s`,
     );
   }
 }
