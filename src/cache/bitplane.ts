@@ -236,6 +236,8 @@ class BitplaneCodec implements LayerCodec {
  */
 class AllocatedKeys implements KeyCoder {
   private readonly held: Record<'project' | 'queryProject' | 'levels' | 'places' | 'rows', Tensor>;
+  /** all rows of `levels` */
+  private readonly groups: Int32Array;
 
   constructor(
     private readonly kernels: Kernels,
@@ -254,6 +256,7 @@ class AllocatedKeys implements KeyCoder {
       { dtype: 'i32', shape: [nKvHeads] },
     ]);
     this.held = { project, queryProject, levels, places, rows };
+    this.groups = Int32Array.from({ length: nKvHeads * nibbles }, (_, group) => group);
   }
 
   get tensors(): readonly Tensor[] {
@@ -265,14 +268,13 @@ class AllocatedKeys implements KeyCoder {
     const { project, queryProject, levels, rows } = this.held;
     const places = this.kernels.view(this.held.places).slice() as Int32Array;
     const matrix = [nKvHeads, 4 * this.nibbles, headDimK];
-    const all = Int32Array.from({ length: nKvHeads * this.nibbles }, (_, group) => group);
     // Storing reads the one matrix, asking the other.
     const used = use === 'store' ? project : queryProject;
     const expanded = this.scratch.expand('project', used, places, matrix);
     return {
       project: expanded,
       queryProject: expanded,
-      levels: this.scratch.expand('levels', levels, all, [nKvHeads, this.nibbles, 16, 4]),
+      levels: this.scratch.expand('levels', levels, this.groups, [nKvHeads, this.nibbles, 16, 4]),
       rows,
       rule: this.rule,
       gain: 1,
