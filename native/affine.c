@@ -20,7 +20,7 @@ INLINE int32_t codes_per_word(int32_t bits) { return bits == 4 ? 2 : 4; }
 /** For `rows` <= 4 rows, whose sums over lanes are made side by side. @param w f32 [rows, TILE] */
 INLINE void quantize_rows(const float *w, int32_t rows, const float *steps, const float *centres,
                           Quantized *out) {
-  f32xw centre[4], largest[4], totals[4], products[4][GROUP / WIDE];
+  f32xw centre[4], largest[4], totals[4];
   UNROLL
   for (int32_t r = 0; r < 4; r++) centre[r] = largest[r] = totals[r] = splat_w(0);
   UNROLL
@@ -29,8 +29,7 @@ INLINE void quantize_rows(const float *w, int32_t rows, const float *steps, cons
     for (int32_t k = 0; k < GROUP / WIDE; k++) {
       f32xw weight = load_f32xw(w + r * TILE + k * WIDE);
       centre[r] = madd_w(weight, load_f32xw(centres + k * WIDE), centre[r]);
-      products[r][k] = weight * load_f32xw(steps + k * WIDE);
-      largest[r] = max_w(largest[r], products[r][k]);
+      largest[r] = max_w(largest[r], weight * load_f32xw(steps + k * WIDE));
     }
   f32x4 centre_of = sum_each_w(centre[0], centre[1], centre[2], centre[3]);
   f32x4 unit = max_each_w(largest[0], largest[1], largest[2], largest[3]) / splat(32767);
@@ -41,8 +40,11 @@ INLINE void quantize_rows(const float *w, int32_t rows, const float *steps, cons
     i32xw total = splat_i32w(0);
     UNROLL
     for (int32_t k = 0; k < GROUP / WIDE; k += 2) {
-      i32xw a = to_nearest_i32w(products[r][k] * units);
-      i32xw b = to_nearest_i32w(products[r][k + 1] * units);
+      // Products once more: 32 of them are too many to keep.
+      const float *weight = w + r * TILE + k * WIDE, *step = steps + k * WIDE;
+      f32xw x = load_f32xw(weight) * load_f32xw(step);
+      f32xw y = load_f32xw(weight + WIDE) * load_f32xw(step + WIDE);
+      i32xw a = to_nearest_i32w(x * units), b = to_nearest_i32w(y * units);
       store_narrow_w(out[r].q + k * WIDE, a, b);
       total += a + b;
     }

@@ -239,17 +239,18 @@ INLINE void scan_blocks(const uint8_t *keys, int32_t blocks, int32_t groups,
     int32_t g = 0;
     NO_UNROLL // see linear.c
     for (; g + GROUPS_AT_ONCE <= groups; g += GROUPS_AT_ONCE) {
-      KeyCodes codes = load_codes(keys + g * GROUP_BYTES, GROUPS_AT_ONCE);
+      KeyCodes codes = load_codes(keys, GROUPS_AT_ONCE);
+      keys += GROUPS_AT_ONCE * GROUP_BYTES;
       UNROLL
       for (int32_t r = 0; r < rows; r++)
         add_entries(sums + r, codes, tables[r] + g * TABLE_BYTES, GROUPS_AT_ONCE);
     }
-    if (g < groups) {
-      KeyCodes codes = load_codes(keys + g * GROUP_BYTES, 1);
+    if (GROUPS_AT_ONCE == 2 && g < groups) {
+      KeyCodes codes = load_codes(keys, 1);
+      keys += GROUP_BYTES;
       UNROLL
       for (int32_t r = 0; r < rows; r++) add_entries(sums + r, codes, tables[r] + g * TABLE_BYTES, 1);
     }
-    keys += groups * GROUP_BYTES;
     UNROLL
     for (int32_t r = 0; r < rows; r++) {
       f32xw factor = splat_w(factors[r]);
