@@ -17,27 +17,65 @@ INLINE int32_t middle_code(int32_t bits) { return 1 << (bits - 1); }
 /** Codes in a word: 8 bits, or 12 where codes have 3. */
 INLINE int32_t codes_per_word(int32_t bits) { return bits == 4 ? 2 : 4; }
 
-static void quantize_weights(const float *w, const float *steps, const float *centres,
-                             Quantized *out) {
-  f32x4 centre = splat(0), largest = splat(0);
-  f32x4 products[GROUP / LANES];
-  for (int32_t k = 0; k < GROUP / LANES; k++) {
-    f32x4 weight = load_f32x4(w + k * LANES);
-    centre = madd(weight, load_f32x4(centres + k * LANES), centre);
-    products[k] = weight * load_f32x4(steps + k * LANES);
-    largest = max_f32(largest, products[k]);
+/** For `rows` <= 4 rows, whose sums over lanes are made side by side. @param w f32 [rows, TILE] */
+INLINE void quantize_rows(const float *w, int32_t rows, const float *steps, const float *centres,
+                          Quantized *out) {
+  f32xw centre[4], largest[4], totals[4];
+  UNROLL
+  for (int32_t r = 0; r < 4; r++) centre[r] = largest[r] = totals[r] = splat_w(0);
+  UNROLL
+  for (int32_t r = 0; r < rows; r++)
+    UNROLL
+    for (int32_t k = 0; k < GROUP / WIDE; k++) {
+      f32xw weight = load_f32xw(w + r * TILE + k * WIDE);
+      centre[r] = madd_w(weight, load_f32xw(centres + k * WIDE), centre[r]);
+      largest[r] = max_w(largest[r], weight * load_f32xw(steps + k * WIDE));
+    }
+  f32x4 centre_of = sum_each_w(centre[0], centre[1], centre[2], centre[3]);
+  f32x4 unit = max_each_w(largest[0], largest[1], largest[2], largest[3]) / splat(32767);
+  f32x4 inverse = splat(1) / unit;
+  UNROLL
+  for (int32_t r = 0; r < rows; r++) {
+    f32xw units = splat_w(finite_or_zero(inverse[r]));
+    i32xw total = splat_i32w(0);
+    UNROLL
+    for (int32_t k = 0; k < GROUP / WIDE; k += 2) {
+      // Products once more: 32 of them are too many to keep.
+      const float *weight = w + r * TILE + k * WIDE, *step = steps + k * WIDE;
+      f32xw x = load_f32xw(weight) * load_f32xw(step);
+      f32xw y = load_f32xw(weight + WIDE) * load_f32xw(step + WIDE);
+      i32xw a = to_nearest_i32w(x * units), b = to_nearest_i32w(y * units);
+      store_narrow_w(out[r].q + k * WIDE, a, b);
+      total += a + b;
+    }
+    totals[r] = to_f32w(total);
   }
-  out->centre = sum_f32(centre);
-  out->unit = max_lane(largest) / 32767;
-  f32x4 inverse = splat(finite_or_zero(1 / out->unit));
-  i32x4 total = splat_i32(0);
-  for (int32_t k = 0; k < GROUP / LANES; k += 2) {
-    i32x4 a = to_nearest_i32(products[k] * inverse);
-    i32x4 b = to_nearest_i32(products[k + 1] * inverse);
-    store_i16x8(out->q + k * LANES, narrow_i32(a, b));
-    total += a + b;
+  f32x4 total_of = sum_each_w(totals[0], totals[1], totals[2], totals[3]);
+  UNROLL
+  for (int32_t r = 0; r < rows; r++) {
+    out[r].centre = centre_of[r];
+    out[r].unit = unit[r];
+    out[r].total = (int32_t)total_of[r]; // at most 2^20: its sum in f32 is exact
   }
-  out->total = (total[0] + total[1]) + (total[2] + total[3]);
+}
+
+/* Functions of their own: V8 allots registers badly in large ones. */
+#define DEFINE_QUANTIZE(name, rows)                                                                \
+  __attribute__((noinline)) static void name(const float *w, const float *steps,                   \
+                                             const float *centres, Quantized *out) {               \
+    quantize_rows(w, rows, steps, centres, out);                                                   \
+  }
+
+DEFINE_QUANTIZE(quantize_row, 1)
+DEFINE_QUANTIZE(quantize_three, 3)
+DEFINE_QUANTIZE(quantize_four, 4)
+
+static void quantize_weights(const float *w, int32_t rows, const float *steps,
+                             const float *centres, Quantized *out) {
+  int32_t r = 0;
+  for (; r + 4 <= rows; r += 4) quantize_four(w + r * TILE, steps, centres, out + r);
+  for (; r + 3 <= rows; r += 3) quantize_three(w + r * TILE, steps, centres, out + r);
+  for (; r < rows; r++) quantize_row(w + r * TILE, steps, centres, out + r);
 }
 
 /**
@@ -47,21 +85,19 @@ static void quantize_weights(const float *w, const float *steps, const float *ce
  * @returns bit k is set where a row has kept its weight of position k
  */
 static uint32_t leave_out(float *weights, int32_t rows, float share, float *totals) {
-  i32x4 kept[GROUP / LANES] = {0};
-  for (int32_t r = 0; r < rows; r++) {
-    f32x4 least = splat(share * totals[r]), dropped = splat(0);
-    for (int32_t k = 0; k < GROUP / LANES; k++) {
-      float *w = weights + r * TILE + k * LANES;
-      f32x4 weight = load_f32x4(w);
-      i32x4 above = weight > least;
-      kept[k] |= above;
-      dropped += select_f32(above, splat(0), weight);
-      store_f32x4(w, select_f32(above, weight, splat(0)));
-    }
-    totals[r] -= sum_f32(dropped);
-  }
   uint32_t positions = 0;
-  for (int32_t k = 0; k < GROUP / LANES; k++) positions |= lane_bits(kept[k]) << (k * LANES);
+  for (int32_t r = 0; r < rows; r++) {
+    f32xw least = splat_w(share * totals[r]), dropped = splat_w(0);
+    for (int32_t k = 0; k < GROUP / WIDE; k++) {
+      float *w = weights + r * TILE + k * WIDE;
+      f32xw weight = load_f32xw(w);
+      Lanes above = above_w(weight, least);
+      positions |= lane_bits_w(above) << (k * WIDE);
+      dropped += select_w(above, splat_w(0), weight);
+      store_f32xw(w, select_w(above, weight, splat_w(0)));
+    }
+    totals[r] -= sum_w(dropped);
+  }
   return positions;
 }
 
@@ -82,12 +118,6 @@ static int32_t gather(uint32_t positions, const uint8_t *codes, size_t row_bytes
   return count;
 }
 
-/** sums[0 .. count) += x, count <= LANES. */
-INLINE void add_some(float *sums, f32x4 x, int32_t count) {
-  if (count >= LANES) store_f32x4(sums, load_f32x4(sums) + x);
-  else for (int32_t k = 0; k < count; k++) sums[k] += x[k];
-}
-
 /** Where the codes of rows are. */
 typedef struct {
   size_t row_bytes;
@@ -96,23 +126,9 @@ typedef struct {
   int32_t high_shift; /* 0 or 4: in which nibble */
 } Layout;
 
-INLINE i16x8 eight_words(const uint8_t *p, int32_t width) {
-  return width == 8 ? widen_u8(p) : widen_some_u8(p, width);
-}
-
-/** Four words of a position and of its partner in turn. */
-INLINE i16x8 word_pairs(const uint8_t *codes, const uint8_t *partner, const Layout *l,
-                        int32_t width, int32_t bits) {
-  i16x8 low = interleave_low_bytes(load_some_bytes(codes, width), load_some_bytes(partner, width));
-  if (bits != 3) return widen_low_bytes(low);
-  i16x8 high = interleave_low_bytes(load_some_bytes(codes + l->high, width),
-                                    load_some_bytes(partner + l->high, width));
-  return interleave_low_bytes(low, l->high_shift ? high_nibbles(high) : low_nibbles(high));
-}
-
 /**
  * sums += unit * (q code - middle total) + centre for `rows` rows, which share the unpacking, and for
- * the dimensions of `width` words: 8 of them at most, 4 where a word has 4 codes. The sums over
+ * the dimensions of `width` words: 2 WIDE of them at most, WIDE where a word has 4 codes. The sums over
  * words shifted by ever more codes differ by those over single codes. They may wrap; the differences
  * are small.
  * @param sums f32 [rows, stride], from the dimension of the lowest code of the first word
@@ -121,46 +137,48 @@ INLINE void add_words(const Quantized *weights, int32_t rows, const uint8_t *cod
                       const Layout *l, int32_t positions, int32_t width, int32_t bits, float *sums,
                       size_t stride) {
   const int32_t planes = codes_per_word(bits), vectors = 4 / planes;
-  u32x4 shifted[TRIPLE][4];
+  u32xw shifted[TRIPLE][4];
   UNROLL
   for (int32_t r = 0; r < rows; r++)
     UNROLL
-    for (int32_t i = 0; i < 4; i++) shifted[r][i] = (u32x4)splat_i32(0);
+    for (int32_t i = 0; i < 4; i++) shifted[r][i] = (u32xw){0};
   NO_UNROLL // see linear.c
   for (int32_t k = 0; k < positions; k += 2, codes += 2 * l->row_bytes) {
     // An odd last position is its own partner, whose weight is zero.
     const uint8_t *partner = k + 1 < positions ? codes + l->row_bytes : codes;
-    i16x8 a, b;
-    if (vectors == 2) a = eight_words(codes, width), b = eight_words(partner, width);
+    i16xw pairs[2];
+    if (bits == 4) pair_words(codes, partner, width, pairs);
+    else if (bits == 3)
+      pairs[0] = pair_long_words(codes, partner, l->high, l->high_shift, width);
+    else pairs[0] = pair_few_words(codes, partner, width);
     UNROLL
     for (int32_t v = 0; v < vectors; v++) {
-      i16x8 pairs = vectors == 1 ? word_pairs(codes, partner, l, width, bits)
-                    : v == 0     ? interleave_low(a, b)
-                                 : interleave_high(a, b);
-      i16x8 plane[4];
+      i16xw plane[4];
       UNROLL
-      for (int32_t p = 0; p < planes; p++) plane[p] = shift_right_u16(pairs, p * bits);
+      for (int32_t p = 0; p < planes; p++) plane[p] = shift_right_u16w(pairs[v], p * bits);
       UNROLL
       for (int32_t r = 0; r < rows; r++) {
-        i16x8 weight = splat_pair(weights[r].q + k);
+        i16xw weight = splat_pair_w(weights[r].q + k);
         UNROLL
         for (int32_t p = 0; p < planes; p++)
-          shifted[r][v * planes + p] += (u32x4)dot_i16(plane[p], weight);
+          shifted[r][v * planes + p] = dot_pairs_w(shifted[r][v * planes + p], plane[p], weight);
       }
     }
   }
   UNROLL
   for (int32_t r = 0; r < rows; r++) {
-    i32x4 middles = splat_i32(middle_code(bits) * weights[r].total);
-    f32x4 unit = splat(weights[r].unit), centre = splat(weights[r].centre);
+    i32xw middles = splat_i32w(middle_code(bits) * weights[r].total);
+    f32xw unit = splat_w(weights[r].unit), centre = splat_w(weights[r].centre);
     UNROLL
     for (int32_t v = 0; v < vectors; v++) {
       UNROLL
       for (int32_t p = 0; p < planes; p++) {
-        u32x4 codes = shifted[r][v * planes + p];
+        u32xw codes = shifted[r][v * planes + p];
         if (p + 1 < planes) codes -= shifted[r][v * planes + p + 1] << bits;
-        float *sum = sums + (size_t)r * stride + (size_t)p * l->words + v * LANES;
-        add_some(sum, madd(to_f32((i32x4)codes - middles), unit, centre), width - v * LANES);
+        float *sum = sums + (size_t)r * stride + (size_t)p * l->words + v * WIDE;
+        int32_t left = width - v * WIDE, some = left < WIDE ? left : WIDE;
+        if (some > 0)
+          add_some_w(sum, madd_w(to_f32w((i32xw)codes - middles), unit, centre), some);
       }
     }
   }
@@ -169,7 +187,7 @@ INLINE void add_words(const Quantized *weights, int32_t rows, const uint8_t *cod
 /** All words of rows of `dim` values. */
 INLINE void add_rows(const Quantized *weights, int32_t rows, const uint8_t *codes,
                      int32_t positions, size_t dim, int32_t bits, float *sums, size_t stride) {
-  const int32_t step = 16 / codes_per_word(bits);
+  const int32_t step = 4 * WIDE / codes_per_word(bits);
   Layout l = {.row_bytes = dim * (size_t)bits / 8, .words = dim / (size_t)codes_per_word(bits)};
   // The high bits of the words of a row's second half are in other nibbles of the same bytes.
   size_t parts = bits == 3 ? 2 : 1, end = 0;
@@ -226,7 +244,7 @@ static void add_affine(float *weights, int32_t rows, const AffineValues *values,
   size_t dim = values->dim, row_bytes = dim * (size_t)bits / 8;
   const uint8_t *codes = values->codes;
   const uint16_t *params = values->params;
-  f32x4 middle = splat((float)middle_code(bits));
+  f32xw middle = splat_w((float)middle_code(bits));
   for (int32_t j = 0; j < count; j += GROUP, codes += GROUP * row_bytes, params += GROUP * 2) {
     int32_t some = GROUP < count - j ? GROUP : count - j;
     float steps[GROUP] = {0}, centres[GROUP] = {0};
@@ -236,17 +254,16 @@ static void add_affine(float *weights, int32_t rows, const AffineValues *values,
       __builtin_memcpy(last, params, (size_t)some * 2 * sizeof(uint16_t));
       p = last;
     }
-    for (int32_t k = 0; k < GROUP; k += LANES) {
-      f32x4 minimum = low_halves_finite(p + 2 * k), step = high_halves_finite(p + 2 * k);
-      store_f32x4(steps + k, step);
-      store_f32x4(centres + k, madd(middle, step, minimum));
+    for (int32_t k = 0; k < GROUP; k += WIDE) {
+      f32xw minimum = low_halves_w(p + 2 * k), step = high_halves_w(p + 2 * k);
+      store_f32xw(steps + k, step);
+      store_f32xw(centres + k, madd_w(middle, step, minimum));
     }
     for (int32_t r = 0; r < rows; r++)
       for (int32_t k = some; k < GROUP; k++) weights[r * TILE + j + k] = 0;
     uint32_t positions = share > 0 ? leave_out(weights + j, rows, share, totals) : ~0u;
     Quantized quantized[ROWS];
-    for (int32_t r = 0; r < rows; r++)
-      quantize_weights(weights + r * TILE + j, steps, centres, quantized + r);
+    quantize_weights(weights + j, rows, steps, centres, quantized);
     const uint8_t *from = codes;
     // Sums over the other positions are the same integers; gathering a few more would not pay.
     if (4 * __builtin_popcount(positions) <= 3 * some) {

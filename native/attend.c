@@ -17,7 +17,7 @@
 
 enum {
   SPLIT = 1024, /* positions; short enough to share one KV head among threads */
-  PAD = 8,      /* floats past the end of a row that vector code may touch */
+  PAD = 16,     /* floats past the end of a row, so that rows do not share all of their cache sets */
 };
 
 /* Numbered as in src/kernels/compiled-kernels.ts. */
@@ -102,9 +102,16 @@ INLINE const uint32_t *sketch_of_row(const Block *b, const Segment *s, int32_t r
 INLINE void score_sketch_words(Block *b, const Segment *s, const uint32_t *keys, int32_t count,
                                int32_t words) {
   for (int32_t r = 0; r < b->rows; r++) {
-    const uint32_t *query = sketch_of_row(b, s, r, words), *key = keys;
+    const uint32_t *query = sketch_of_row(b, s, r, words);
     float scale = s->scale[head_of(b, r)], *out = b->weights + r * TILE;
-    for (int32_t j = 0; j < count; j++, key += words)
+    int32_t j = 0;
+    if (counts_bits_wide(words))
+      for (; j + WIDE <= count; j += WIDE) {
+        i32xw bits = differing_bits_w(query, keys + (size_t)(j * words), words);
+        store_f32xw(out + j, splat_w(scale) * to_f32w(splat_i32w(words * 32) - 2 * bits));
+      }
+    const uint32_t *key = keys + (size_t)(j * words);
+    for (; j < count; j++, key += words)
       out[j] = scale * (float)(words * 32 - 2 * differing_bits(query, key, words));
   }
 }
@@ -120,15 +127,19 @@ static void score_sketch(Block *b, const Segment *s, const Page *page, int32_t s
   else score_sketch_words(b, s, keys, count, s->words);
 }
 
+/** WIDE numbers of a row that is f16 or f32. */
+INLINE f32xw load_numbers(const void *numbers, int32_t is_half, size_t at) {
+  return is_half ? load_half_w((const uint16_t *)numbers + at)
+                 : load_f32xw((const float *)numbers + at);
+}
+
 /** Rows of `width` numbers as f32 [count, stride], zero up to `stride`. */
 INLINE void unpack_rows(const void *rows, int32_t is_half, size_t first, size_t count, size_t width,
                         size_t stride, float *out) {
   for (size_t j = 0; j < count; j++, out += stride) {
     size_t at = (first + j) * width;
     size_t c = 0;
-    for (; c + LANES <= width; c += LANES)
-      store_f32x4(out + c, is_half ? load_half_finite((const uint16_t *)rows + at + c)
-                                   : load_f32x4((const float *)rows + at + c));
+    for (; c + WIDE <= width; c += WIDE) store_f32xw(out + c, load_numbers(rows, is_half, at + c));
     for (; c < width; c++)
       out[c] = is_half ? half_value(((const uint16_t *)rows)[at + c])
                        : ((const float *)rows)[at + c];
@@ -136,18 +147,12 @@ INLINE void unpack_rows(const void *rows, int32_t is_half, size_t first, size_t 
   }
 }
 
-/** Four numbers of a row that is f16 or f32. */
-INLINE f32x4 load_number4(const void *numbers, int32_t is_half, size_t at) {
-  return is_half ? load_half_finite((const uint16_t *)numbers + at)
-                 : load_f32x4((const float *)numbers + at);
-}
-
 /**
  * Keys are read in place where their rows are whole vectors and, if f16, few queries would read
  * the unpacked ones; else they are unpacked first.
  */
 INLINE int32_t read_in_place(const Block *b, int32_t is_half, int32_t width) {
-  return width % LANES == 0 && (!is_half || b->rows <= 2 * TRIPLE);
+  return width % WIDE == 0 && (!is_half || b->rows <= 2 * TRIPLE);
 }
 
 /**
@@ -156,26 +161,34 @@ INLINE int32_t read_in_place(const Block *b, int32_t is_half, int32_t width) {
  */
 INLINE void score_rows(const float *queries, int32_t rows, const float *scales, const void *keys,
                        int32_t is_half, int32_t count, size_t width, float *out) {
-  for (int32_t j = 0; j < count; j += 2) {
-    // An odd last key is its own partner; the score past the end is masked afterwards.
-    size_t first = (size_t)j * width, second = j + 1 < count ? first + width : first;
-    f32x4 a[TRIPLE], b[TRIPLE];
+  for (int32_t j = 0; j < count; j += KEYS_AT_ONCE) {
+    // The last key takes the place of those past the end, whose scores are masked afterwards.
+    size_t at[KEYS_AT_ONCE];
     UNROLL
-    for (int32_t r = 0; r < rows; r++) a[r] = b[r] = splat(0);
-    for (size_t c = 0; c < width; c += LANES) {
-      f32x4 x = load_number4(keys, is_half, first + c), y = load_number4(keys, is_half, second + c);
+    for (int32_t k = 0; k < KEYS_AT_ONCE; k++) at[k] = (size_t)min_i32(j + k, count - 1) * width;
+    f32xw sums[TRIPLE][KEYS_AT_ONCE];
+    UNROLL
+    for (int32_t r = 0; r < rows; r++)
+      UNROLL
+      for (int32_t k = 0; k < KEYS_AT_ONCE; k++) sums[r][k] = splat_w(0);
+    NO_UNROLL
+    for (size_t c = 0; c < width; c += WIDE) {
+      f32xw x[KEYS_AT_ONCE];
+      UNROLL
+      for (int32_t k = 0; k < KEYS_AT_ONCE; k++) x[k] = load_numbers(keys, is_half, at[k] + c);
       UNROLL
       for (int32_t r = 0; r < rows; r++) {
-        f32x4 q = load_f32x4(queries + (size_t)r * width + c);
-        a[r] = madd(q, x, a[r]);
-        b[r] = madd(q, y, b[r]);
+        f32xw q = load_f32xw(queries + (size_t)r * width + c);
+        UNROLL
+        for (int32_t k = 0; k < KEYS_AT_ONCE; k++) sums[r][k] = madd_w(q, x[k], sums[r][k]);
       }
     }
     UNROLL
     for (int32_t r = 0; r < rows; r++) {
-      f32x4 sums = sum_each_f32(a[r], b[r], a[r], b[r]);
-      out[r * TILE + j] = scales[r] * sums[0];
-      out[r * TILE + j + 1] = scales[r] * sums[1];
+      f32xw *s = sums[r];
+      f32x4 four = sum_each_w(s[0], s[1], s[2 % KEYS_AT_ONCE], s[3 % KEYS_AT_ONCE]);
+      UNROLL
+      for (int32_t k = 0; k < KEYS_AT_ONCE; k++) out[r * TILE + j + k] = scales[r] * four[k];
     }
   }
 }
@@ -220,9 +233,8 @@ static void score_codes(Block *b, const Segment *s, const Page *page, int32_t sl
   int32_t blocks = (count + BLOCK_KEYS - 1) / BLOCK_KEYS;
   float alphas[TILE], factors[ROWS];
   const uint8_t *tables[ROWS];
-  for (int32_t j = 0; j < blocks * BLOCK_KEYS; j += LANES)
-    store_f32x4(alphas + j, page->key_scales ? load_half_finite(page->key_scales + row + j)
-                                             : splat(1));
+  for (int32_t j = 0; j < blocks * BLOCK_KEYS; j += WIDE)
+    store_f32xw(alphas + j, page->key_scales ? load_half_w(page->key_scales + row + j) : splat_w(1));
   for (int32_t r = 0; r < b->rows; r++) {
     size_t query = (size_t)(head_of(b, r) * b->shape->n + position_of(b, r));
     tables[r] = (const uint8_t *)s->query + query * groups * TABLE_BYTES;
@@ -239,7 +251,7 @@ static const Score score[] = {score_float, score_float, score_sketch, score_code
 /** logits -> weights for `count` slots from `first` of the segment; 0 where a row does not see. */
 static void softmax_tile(Block *b, int32_t first, int32_t count) {
   const float minus_infinity = -__builtin_inff();
-  int32_t padded = (count + LANES - 1) / LANES * LANES;
+  int32_t padded = (count + WIDE - 1) / WIDE * WIDE;
   for (int32_t r = 0; r < b->rows; r++) {
     float *w = b->weights + r * TILE;
     int32_t low = max_i32(0, b->low[r] - first), high = min_i32(count, b->high[r] - first);
@@ -249,24 +261,24 @@ static void softmax_tile(Block *b, int32_t first, int32_t count) {
     }
     for (int32_t j = 0; j < low; j++) w[j] = minus_infinity;
     for (int32_t j = high; j < padded; j++) w[j] = minus_infinity;
-    f32x4 max4 = load_f32x4(w);
-    for (int32_t j = LANES; j < padded; j += LANES) max4 = max_f32(max4, load_f32x4(w + j));
-    float max = max_lane(max4);
+    f32xw largest = load_f32xw(w);
+    for (int32_t j = WIDE; j < padded; j += WIDE) largest = max_w(largest, load_f32xw(w + j));
+    float max = max_lane_w(largest);
     if (max > b->part.max[r]) {
-      float shrink = exp_f32(splat(b->part.max[r] - max))[0];
+      float shrink = exp_f32(b->part.max[r] - max);
       b->part.max[r] = max;
       b->part.total[r] *= shrink;
       float *sums = b->part.sums + (size_t)r * b->sums_stride;
-      for (size_t c = 0; c < b->sums_stride; c += LANES)
-        store_f32x4(sums + c, load_f32x4(sums + c) * splat(shrink));
+      for (size_t c = 0; c < b->sums_stride; c += WIDE)
+        store_f32xw(sums + c, load_f32xw(sums + c) * splat_w(shrink));
     }
-    f32x4 total = splat(0), offset = splat(b->part.max[r]);
-    for (int32_t j = 0; j < padded; j += LANES) {
-      f32x4 weight = exp_f32(load_f32x4(w + j) - offset);
-      store_f32x4(w + j, weight);
+    f32xw total = splat_w(0), offset = splat_w(b->part.max[r]);
+    for (int32_t j = 0; j < padded; j += WIDE) {
+      f32xw weight = exp_w(load_f32xw(w + j) - offset);
+      store_f32xw(w + j, weight);
       total += weight;
     }
-    b->part.total[r] += sum_f32(total);
+    b->part.total[r] += sum_w(total);
   }
 }
 
@@ -279,7 +291,7 @@ static void softmax_tile(Block *b, int32_t first, int32_t count) {
 #define TABLE_SPAN 60.0f
 
 static size_t table_stride(const Segment *s) {
-  return s->key_form == KEYS_SKETCH ? round_up((size_t)s->words * 32 + 1, LANES) : 0;
+  return s->key_form == KEYS_SKETCH ? round_up((size_t)s->words * 32 + 1, WIDE) : 0;
 }
 
 /** table[h, differing bits] = e^(logit - scale b) of every head. @returns NULL if a span is too wide */
@@ -289,9 +301,10 @@ static const float *exp_table(const Segment *s, int32_t heads, float *table) {
   for (int32_t h = 0; h < heads; h++)
     if (!(2 * s->scale[h] * (float)(s->words * 32) <= TABLE_SPAN)) return NULL;
   for (int32_t h = 0; h < heads; h++)
-    for (size_t d = 0; d < stride; d += LANES) {
-      f32x4 bits = splat((float)d) + (f32x4){0, 1, 2, 3};
-      store_f32x4(table + (size_t)h * stride + d, exp_f32(bits * splat(-2 * s->scale[h])));
+    for (size_t d = 0; d < stride; d += WIDE) {
+      float *some = table + (size_t)h * stride + d;
+      for (size_t i = 0; i < WIDE; i++) some[i] = (float)(d + i);
+      store_f32xw(some, exp_w(load_f32xw(some) * splat_w(-2 * s->scale[h])));
     }
   return table;
 }
@@ -306,12 +319,22 @@ INLINE void weigh_sketch_words(Block *b, const Segment *s, const uint32_t *keys,
     if (low >= high) continue;
     int32_t head = head_of(b, r);
     const float *table = s->table + (size_t)head * table_stride(s);
-    const uint32_t *query = sketch_of_row(b, s, r, words), *key = keys + (size_t)(low * words);
-    for (int32_t j = low; j < high; j++, key += words) w[j] = table[differing_bits(query, key, words)];
-    f32x4 total = splat(0);
-    for (int32_t j = 0; j < count; j += LANES) total += load_f32x4(w + j);
+    const uint32_t *query = sketch_of_row(b, s, r, words);
+    int32_t j = low;
+    if (counts_bits_wide(words)) {
+      // Sixteen of these take less time than sixteen look-ups.
+      f32xw factor = splat_w(-2 * s->scale[head]);
+      for (; j + WIDE <= high; j += WIDE) {
+        i32xw bits = differing_bits_w(query, keys + (size_t)(j * words), words);
+        store_f32xw(w + j, exp_w(to_f32w(bits) * factor));
+      }
+    }
+    const uint32_t *key = keys + (size_t)(j * words);
+    for (; j < high; j++, key += words) w[j] = table[differing_bits(query, key, words)];
+    f32xw total = splat_w(0);
+    for (j = 0; j < count; j += WIDE) total += load_f32xw(w + j);
     b->part.max[r] = s->scale[head] * (float)(words * 32);
-    b->part.total[r] += sum_f32(total);
+    b->part.total[r] += sum_w(total);
   }
 }
 
@@ -333,27 +356,37 @@ static void weigh_sketch(Block *b, const Segment *s, const Page *page, int32_t s
  */
 INLINE void add_values(const float *weights, int32_t rows, const void *values, int32_t is_half,
                        int32_t count, size_t width, float *sums, size_t stride) {
-  for (size_t c = 0; c < width; c += 2 * LANES) {
-    size_t second = c + LANES < width ? LANES : 0; // an odd last vector is its own partner
-    f32x4 a[TRIPLE], b[TRIPLE];
+  for (size_t c = 0; c < width; c += VECTORS_AT_ONCE * WIDE) {
+    size_t at[VECTORS_AT_ONCE];
     UNROLL
-    for (int32_t r = 0; r < rows; r++) a[r] = b[r] = splat(0);
-    size_t at = c;
-    for (int32_t k = 0; k < count; k++, at += width) {
-      f32x4 x = load_number4(values, is_half, at), y = load_number4(values, is_half, at + second);
+    for (size_t v = 0; v < VECTORS_AT_ONCE; v++) // past the end the first vector once more
+      at[v] = c + v * WIDE < width ? c + v * WIDE : c;
+    f32xw part[TRIPLE][VECTORS_AT_ONCE];
+    UNROLL
+    for (int32_t r = 0; r < rows; r++)
       UNROLL
-      for (int32_t r = 0; r < rows; r++) {
-        f32x4 weight = splat(weights[r * TILE + k]);
-        a[r] = madd(weight, x, a[r]);
-        b[r] = madd(weight, y, b[r]);
-      }
+      for (int32_t v = 0; v < VECTORS_AT_ONCE; v++) part[r][v] = splat_w(0);
+    const float *weight = weights;
+    size_t row = 0;
+    NO_UNROLL
+    for (int32_t k = 0; k < count; k++, weight++, row += width) {
+      f32xw x[VECTORS_AT_ONCE];
+      UNROLL
+      for (int32_t v = 0; v < VECTORS_AT_ONCE; v++)
+        x[v] = load_numbers(values, is_half, row + at[v]);
+      UNROLL
+      for (int32_t r = 0; r < rows; r++)
+        UNROLL
+        for (int32_t v = 0; v < VECTORS_AT_ONCE; v++)
+          part[r][v] = madd_w(splat_w(weight[r * TILE]), x[v], part[r][v]);
     }
     UNROLL
-    for (int32_t r = 0; r < rows; r++) {
-      float *sum = sums + (size_t)r * stride + c;
-      store_f32x4(sum, load_f32x4(sum) + a[r]);
-      if (second) store_f32x4(sum + LANES, load_f32x4(sum + LANES) + b[r]);
-    }
+    for (int32_t r = 0; r < rows; r++)
+      UNROLL
+      for (size_t v = 0; v < VECTORS_AT_ONCE; v++) {
+        float *sum = sums + (size_t)r * stride + c + v * WIDE;
+        if (c + v * WIDE < width) store_f32xw(sum, load_f32xw(sum) + part[r][v]);
+      }
   }
 }
 
@@ -371,7 +404,7 @@ INLINE void add_block(Block *b, const void *values, int32_t is_half, int32_t cou
 
 static void accumulate_float(Block *b, const Segment *s, const Page *page, int32_t slot,
                              int32_t count) {
-  size_t width = (size_t)b->shape->value_dim, padded = round_up(width, LANES);
+  size_t width = (size_t)b->shape->value_dim, padded = round_up(width, WIDE);
   int32_t is_half = s->value_form == VALUES_F16;
   for (int32_t j = 0; j < count; j += GROUP) {
     int32_t some = min_i32(GROUP, count - j);
@@ -460,13 +493,13 @@ static void merge(const Block *b, Partial total, Partial part) {
   for (int32_t r = 0; r < b->rows; r++) {
     if (part.total[r] == 0) continue;
     float max = total.max[r] > part.max[r] ? total.max[r] : part.max[r];
-    float x = exp_f32(splat(total.max[r] - max))[0], y = exp_f32(splat(part.max[r] - max))[0];
+    float x = exp_f32(total.max[r] - max), y = exp_f32(part.max[r] - max);
     total.max[r] = max;
     total.total[r] = total.total[r] * x + part.total[r] * y;
     float *a = total.sums + (size_t)r * b->sums_stride;
     const float *c = part.sums + (size_t)r * b->sums_stride;
-    for (size_t i = 0; i < b->sums_stride; i += LANES)
-      store_f32x4(a + i, load_f32x4(a + i) * splat(x) + load_f32x4(c + i) * splat(y));
+    for (size_t i = 0; i < b->sums_stride; i += WIDE)
+      store_f32xw(a + i, load_f32xw(a + i) * splat_w(x) + load_f32xw(c + i) * splat_w(y));
   }
 }
 
@@ -500,8 +533,8 @@ typedef struct {
 
 static Attend plan(const Shape *shape, const Segment *segments, int32_t n_segments) {
   Attend a = {.shape = shape, .segments = segments, .n_segments = n_segments};
-  a.key_stride = round_up((size_t)shape->key_dim, LANES);
-  a.sums_stride = round_up((size_t)shape->value_dim, 4 * LANES) + PAD;
+  a.key_stride = round_up((size_t)shape->key_dim, WIDE);
+  a.sums_stride = round_up((size_t)shape->value_dim, 16) + PAD;
   a.partial_floats = ROWS * (2 + a.sums_stride);
   size_t unpacked = GROUP * (a.key_stride > a.sums_stride ? a.key_stride : a.sums_stride);
   size_t block = ROWS * a.key_stride + unpacked + ROWS * TILE + 2 * a.partial_floats;

@@ -225,43 +225,40 @@ int32_t query_tables(const float *q, size_t n, size_t heads, size_t d, const flo
 
 /* --- scanning --------------------------------------------------------------------------------- */
 
-/** Eight sums of one row: out = factor alpha sum. */
-INLINE void put_scores(i16x8 sums, float factor, const float *alphas, float *out) {
-  f32x4 scale = splat(factor);
-  store_f32x4(out, to_f32(low_i32(sums)) * load_f32x4(alphas) * scale);
-  store_f32x4(out + LANES, to_f32(high_i32(sums)) * load_f32x4(alphas + LANES) * scale);
-}
+/** As many as the registers hold the sums of. */
+enum { SCAN_ROWS = WIDE == 16 ? 3 : 2 };
 
-/** `rows` <= 2 rows share the loads of the codes. */
+/** `rows` <= SCAN_ROWS rows share the loads of the codes. */
 INLINE void scan_blocks(const uint8_t *keys, int32_t blocks, int32_t groups,
                         const uint8_t *const *tables, const float *factors, int32_t rows,
                         const float *alphas, float *out) {
   for (int32_t b = 0; b < blocks; b++, alphas += BLOCK_KEYS, out += BLOCK_KEYS) {
-    i16x8 sums[2][4];
+    EntrySums sums[SCAN_ROWS];
     UNROLL
-    for (int32_t r = 0; r < rows; r++)
-      sums[r][0] = sums[r][1] = sums[r][2] = sums[r][3] = splat_i16(0);
+    for (int32_t r = 0; r < rows; r++) sums[r] = (EntrySums){0};
+    int32_t g = 0;
     NO_UNROLL // see linear.c
-    for (int32_t g = 0; g < groups; g++, keys += GROUP_BYTES) {
-      i16x8 codes = load_bytes(keys);
-      i16x8 first = low_nibbles(codes), second = high_nibbles(codes);
+    for (; g + GROUPS_AT_ONCE <= groups; g += GROUPS_AT_ONCE) {
+      KeyCodes codes = load_codes(keys, GROUPS_AT_ONCE);
+      keys += GROUPS_AT_ONCE * GROUP_BYTES;
       UNROLL
-      for (int32_t r = 0; r < rows; r++) {
-        const uint8_t *table = tables[r] + g * TABLE_BYTES;
-        i16x8 low = load_bytes(table), high = load_bytes(table + TABLE_BYTES / 2);
-        i16x8 a = look_up(low, first), b = look_up(high, first);
-        sums[r][0] += interleave_low_bytes(a, b);
-        sums[r][1] += interleave_high_bytes(a, b);
-        i16x8 c = look_up(low, second), d = look_up(high, second);
-        sums[r][2] += interleave_low_bytes(c, d);
-        sums[r][3] += interleave_high_bytes(c, d);
-      }
+      for (int32_t r = 0; r < rows; r++)
+        add_entries(sums + r, codes, tables[r] + g * TABLE_BYTES, GROUPS_AT_ONCE);
+    }
+    if (GROUPS_AT_ONCE == 2 && g < groups) {
+      KeyCodes codes = load_codes(keys, 1);
+      keys += GROUP_BYTES;
+      UNROLL
+      for (int32_t r = 0; r < rows; r++) add_entries(sums + r, codes, tables[r] + g * TABLE_BYTES, 1);
     }
     UNROLL
-    for (int32_t r = 0; r < rows; r++)
+    for (int32_t r = 0; r < rows; r++) {
+      f32xw factor = splat_w(factors[r]);
       UNROLL
-      for (int32_t i = 0; i < 4; i++)
-        put_scores(sums[r][i], factors[r], alphas + 8 * i, out + r * TILE + 8 * i);
+      for (int32_t i = 0; i < BLOCK_KEYS / WIDE; i++)
+        store_f32xw(out + r * TILE + i * WIDE,
+                    sums_of_part(sums + r, i) * load_f32xw(alphas + i * WIDE) * factor);
+    }
   }
 }
 
@@ -273,16 +270,17 @@ __attribute__((noinline)) static void scan_row(const uint8_t *keys, int32_t bloc
   scan_blocks(keys, blocks, groups, tables, factors, 1, alphas, out);
 }
 
-__attribute__((noinline)) static void scan_pair(const uint8_t *keys, int32_t blocks, int32_t groups,
+__attribute__((noinline)) static void scan_rows(const uint8_t *keys, int32_t blocks, int32_t groups,
                                                 const uint8_t *const *tables, const float *factors,
                                                 const float *alphas, float *out) {
-  scan_blocks(keys, blocks, groups, tables, factors, 2, alphas, out);
+  scan_blocks(keys, blocks, groups, tables, factors, SCAN_ROWS, alphas, out);
 }
 
 static void scan_codes(const uint8_t *keys, int32_t blocks, int32_t groups, const uint8_t *const *tables,
                 const float *factors, int32_t rows, const float *alphas, float *out) {
   int32_t r = 0;
-  for (; r + 2 <= rows; r += 2)
-    scan_pair(keys, blocks, groups, tables + r, factors + r, alphas, out + r * TILE);
-  if (r < rows) scan_row(keys, blocks, groups, tables + r, factors + r, alphas, out + r * TILE);
+  for (; r + SCAN_ROWS <= rows; r += SCAN_ROWS)
+    scan_rows(keys, blocks, groups, tables + r, factors + r, alphas, out + r * TILE);
+  for (; r < rows; r++)
+    scan_row(keys, blocks, groups, tables + r, factors + r, alphas, out + r * TILE);
 }

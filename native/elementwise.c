@@ -1,5 +1,16 @@
 #include "blocks.h"
 
+/** What `block_values` gives: caches hold their codebooks in this type and unpack them for each use. */
+static void unpack_q8_0(const uint8_t *block, size_t columns, float *out) {
+  for (size_t c = 0; c < columns; c += 32, block += 34) {
+    uint16_t scale;
+    __builtin_memcpy(&scale, block, sizeof scale);
+    const int8_t *codes = (const int8_t *)block + 2;
+    for (size_t i = 0; i < 32; i += 2 * WIDE)
+      store_scaled_w(out + c + i, codes + i, splat_w(half_value(scale)));
+  }
+}
+
 EXPORT(embed)
 void embed(const void *table, int32_t dtype, size_t columns, const int32_t *ids, size_t n,
            float *out) {
@@ -8,6 +19,10 @@ void embed(const void *table, int32_t dtype, size_t columns, const int32_t *ids,
     if (has_blocks(dtype)) {
       size_t length = block_length(dtype);
       const uint8_t *block = (const uint8_t *)table + row / length * block_bytes(dtype);
+      if (dtype == Q8_0) {
+        unpack_q8_0(block, columns, out);
+        continue;
+      }
       for (size_t c = 0; c < columns; c += length, block += block_bytes(dtype))
         block_values(dtype, block, out + c);
       continue;
@@ -71,9 +86,9 @@ void add_bias(float *x, const float *bias, size_t n, size_t d) {
 EXPORT(swiglu)
 void swiglu(float *gate, const float *up, size_t count) {
   size_t i = 0;
-  for (; i + LANES <= count; i += LANES) {
-    f32x4 g = load_f32x4(gate + i);
-    store_f32x4(gate + i, g / (splat(1) + exp_f32(-g)) * load_f32x4(up + i));
+  for (; i + WIDE <= count; i += WIDE) {
+    f32xw g = load_f32xw(gate + i);
+    store_f32xw(gate + i, g / (splat_w(1) + exp_w(-g)) * load_f32xw(up + i));
   }
-  for (; i < count; i++) gate[i] = gate[i] / (1 + exp_f32(splat(-gate[i]))[0]) * up[i];
+  for (; i < count; i++) gate[i] = gate[i] / (1 + exp_f32(-gate[i])) * up[i];
 }

@@ -1,7 +1,7 @@
 /* Checks and small functions that several kernels share. */
 #pragma once
 
-#include "simd.h"
+#include "simd-wide.h"
 
 /** Makes a function callable from TypeScript; the addon has a table of them, in kernels.c. */
 #ifdef __wasm__
@@ -20,21 +20,23 @@ enum { F32, F16, BF16, Q8_0, Q4_0, Q4_1, Q5_0, Q5_1, Q4_K, Q5_K, Q6_K };
  * e^x, relative error below 4e-7; 0 below -87, and as if x were 88.3 above it.
  * x = n ln 2 + r, |r| <= ln(2) / 2; e^r by its Taylor polynomial; 2^n by its exponent bits.
  */
-INLINE f32x4 exp_f32(f32x4 x) {
-  f32x4 clamped = select_f32(x > splat(88.3f), splat(88.3f), x);
-  f32x4 shifted = madd(clamped, splat(1.44269504f), splat(ROUNDER));
-  f32x4 n = shifted - splat(ROUNDER);
-  f32x4 r = clamped - n * splat(0.693359375f) + n * splat(2.12194440e-4f);
-  f32x4 p = splat(1.0f / 720);
-  p = madd(p, r, splat(1.0f / 120));
-  p = madd(p, r, splat(1.0f / 24));
-  p = madd(p, r, splat(1.0f / 6));
-  p = madd(p, r, splat(0.5f));
-  p = madd(p, r, splat(1.0f));
-  p = madd(p, r, splat(1.0f));
-  f32x4 power = (f32x4)(((i32x4)shifted << 23) + (127 << 23));
-  return select_f32(x < splat(-87.0f), splat(0.0f), p * power);
+INLINE f32xw exp_w(f32xw x) {
+  f32xw clamped = min_w(splat_w(88.3f), x);
+  f32xw shifted = madd_w(clamped, splat_w(1.44269504f), splat_w(ROUNDER));
+  f32xw n = shifted - splat_w(ROUNDER);
+  f32xw r = clamped - n * splat_w(0.693359375f) + n * splat_w(2.12194440e-4f);
+  f32xw p = splat_w(1.0f / 720);
+  p = madd_w(p, r, splat_w(1.0f / 120));
+  p = madd_w(p, r, splat_w(1.0f / 24));
+  p = madd_w(p, r, splat_w(1.0f / 6));
+  p = madd_w(p, r, splat_w(0.5f));
+  p = madd_w(p, r, splat_w(1.0f));
+  p = madd_w(p, r, splat_w(1.0f));
+  f32xw power = (f32xw)(((i32xw)shifted << 23) + (127 << 23));
+  return select_w(above_w(splat_w(-87.0f), x), splat_w(0.0f), p * power);
 }
+
+INLINE float exp_f32(float x) { return exp_w(splat_w(x))[0]; }
 
 INLINE int is_finite(const float *x, size_t count) {
   f32x4 zero = splat(0);

@@ -35,16 +35,19 @@ typedef struct {
   size_t page_length, slot;
 } Sketch;
 
-/** Whole rows of 32 signs of one query. @param q i16 [d padded to 8 with zeros] */
+/** 32 signs of one query. @param projection i8 [32, d] @param q i16 [d] */
 static uint32_t signs(const int8_t *projection, const int16_t *q, size_t d) {
+  size_t whole = d / (2 * WIDE) * (2 * WIDE);
   uint32_t word = 0;
-  for (size_t bit = 0; bit < 32; bit++, projection += d) {
-    i32x4 sums = splat_i32(0);
-    size_t c = 0;
-    for (; c + 8 <= d; c += 8) sums += dot_i16(widen_i8(projection + c), load_i16x8(q + c));
-    int32_t sum = (sums[0] + sums[1]) + (sums[2] + sums[3]);
-    for (; c < d; c++) sum += projection[c] * q[c];
-    if (sum >= 0) word |= 1u << bit;
+  for (size_t bit = 0; bit < 32; bit += 4, projection += 4 * d) {
+    i32xw sums[4] = {0};
+    for (size_t c = 0; c < whole; c += 2 * WIDE)
+      UNROLL
+      for (size_t k = 0; k < 4; k++) sums[k] = dot_bytes_w(sums[k], projection + k * d + c, q + c);
+    i32x4 four = sum_each_i32w(sums[0], sums[1], sums[2], sums[3]);
+    for (size_t c = whole; c < d; c++)
+      for (size_t k = 0; k < 4; k++) four[k] += projection[k * d + c] * q[c];
+    word |= lane_bits(four >= 0) << bit;
   }
   return word;
 }

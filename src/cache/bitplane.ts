@@ -278,6 +278,10 @@ class BitplaneCodec implements LayerCodec {
  */
 class AllocatedKeys implements KeyCoder {
   private readonly held: Record<'project' | 'queryProject' | 'levels' | 'places' | 'rows', Tensor>;
+  /** room for `held.places`: an array made for every use would cost more than unpacking */
+  private readonly places: Int32Array;
+  /** all rows of `levels` */
+  private readonly groups: Int32Array;
 
   constructor(
     private readonly kernels: Kernels,
@@ -296,6 +300,8 @@ class AllocatedKeys implements KeyCoder {
       { dtype: 'i32', shape: [nKvHeads] },
     ]);
     this.held = { project, queryProject, levels, places, rows };
+    this.places = new Int32Array(nKvHeads * 4 * nibbles);
+    this.groups = Int32Array.from({ length: nKvHeads * nibbles }, (_, group) => group);
   }
 
   get tensors(): readonly Tensor[] {
@@ -305,16 +311,15 @@ class AllocatedKeys implements KeyCoder {
   codec(use: 'store' | 'read'): Codec {
     const { nKvHeads, headDimK } = this.shape;
     const { project, queryProject, levels, rows } = this.held;
-    const places = this.kernels.view(this.held.places).slice() as Int32Array;
+    this.places.set(this.kernels.view(this.held.places));
     const matrix = [nKvHeads, 4 * this.nibbles, headDimK];
-    const all = Int32Array.from({ length: nKvHeads * this.nibbles }, (_, group) => group);
     // Storing reads the one matrix, asking the other.
     const used = use === 'store' ? project : queryProject;
-    const expanded = this.scratch.expand('project', used, places, matrix);
+    const expanded = this.scratch.expand('project', used, this.places, matrix);
     return {
       project: expanded,
       queryProject: expanded,
-      levels: this.scratch.expand('levels', levels, all, [nKvHeads, this.nibbles, 16, 4]),
+      levels: this.scratch.expand('levels', levels, this.groups, [nKvHeads, this.nibbles, 16, 4]),
       rows,
       rule: this.rule,
       gain: 1,

@@ -1,0 +1,125 @@
+/* Four lanes: the functions of simd.h. Here is what each does. */
+#pragma once
+
+/** The result of a comparison, lane by lane. */
+typedef i32x4 Lanes;
+INLINE Lanes above_w(f32xw a, f32xw b) { return a > b; }
+/** Lanes of a where they are chosen, of b elsewhere. */
+INLINE f32xw select_w(Lanes chosen, f32xw a, f32xw b) { return select_f32(chosen, a, b); }
+INLINE uint32_t lane_bits_w(Lanes lanes) { return lane_bits(lanes); }
+
+/** b where either is NaN. */
+INLINE f32xw max_w(f32xw a, f32xw b) { return max_f32(a, b); }
+INLINE f32xw min_w(f32xw a, f32xw b) { return min_f32(a, b); }
+INLINE f32xw madd_w(f32xw a, f32xw b, f32xw c) { return madd(a, b, c); }
+
+INLINE float sum_w(f32xw a) { return sum_f32(a); }
+INLINE float max_lane_w(f32xw a) { return max_lane(a); }
+/** Lane i is the sum of the lanes of the i-th argument. */
+INLINE f32x4 sum_each_w(f32xw a, f32xw b, f32xw c, f32xw d) { return sum_each_f32(a, b, c, d); }
+INLINE f32x4 max_each_w(f32xw a, f32xw b, f32xw c, f32xw d) {
+  return (f32x4){max_lane(a), max_lane(b), max_lane(c), max_lane(d)};
+}
+
+/** WIDE finite f16. */
+INLINE f32xw load_half_w(const uint16_t *p) { return load_half_finite(p); }
+/** Of WIDE pairs of finite f16, the first ones, and the second ones. */
+INLINE f32xw low_halves_w(const uint16_t *p) { return low_halves_finite(p); }
+INLINE f32xw high_halves_w(const uint16_t *p) { return high_halves_finite(p); }
+
+/** Both as i16, the lanes of a first; saturates. */
+INLINE void store_narrow_w(int16_t *p, i32xw a, i32xw b) { store_i16x8(p, narrow_i32(a, b)); }
+
+/** sums[0 .. count) += x, count <= WIDE. */
+INLINE void add_some_w(float *sums, f32xw x, int32_t count) {
+  if (count == WIDE) store_f32x4(sums, load_f32x4(sums) + x);
+  else for (int32_t k = 0; k < count; k++) sums[k] += x[k];
+}
+
+/** out[i] = scale codes[i], 2 WIDE of them. */
+INLINE void store_scaled_w(float *out, const int8_t *codes, f32xw scale) {
+  i16x8 both = widen_i8(codes);
+  store_f32x4(out, scale * to_f32(low_i32(both)));
+  store_f32x4(out + WIDE, scale * to_f32(high_i32(both)));
+}
+
+/** Each lane of sum plus two of 2 WIDE products; wraps. */
+INLINE i32xw dot_bytes_w(i32xw sum, const int8_t *a, const int16_t *b) {
+  return sum + dot_i16(widen_i8(a), load_i16x8(b));
+}
+/** As sum_each_w; wraps. */
+INLINE i32x4 sum_each_i32w(i32xw a, i32xw b, i32xw c, i32xw d) { return sum_each_i32(a, b, c, d); }
+
+/* --- values in affine codes ------------------------------------------------------------------- */
+
+/** The pair of i16 at an address, in every lane. */
+INLINE i16xw splat_pair_w(const int16_t *p) { return splat_pair(p); }
+/** Lane i: sum + a[2i] b[2i] + a[2i+1] b[2i+1]; wraps. */
+INLINE u32xw dot_pairs_w(u32xw sum, i16xw a, i16xw b) { return sum + (u32xw)dot_i16(a, b); }
+
+/** out[0], out[1] = words of a and of b in turn, u8 to u16; the first `count` words, then zeros. */
+INLINE void pair_words(const uint8_t *a, const uint8_t *b, int32_t count, i16xw *out) {
+  i16x8 x = count == 2 * WIDE ? widen_u8(a) : widen_some_u8(a, count);
+  i16x8 y = count == 2 * WIDE ? widen_u8(b) : widen_some_u8(b, count);
+  out[0] = interleave_low(x, y), out[1] = interleave_high(x, y);
+}
+
+/** The same of up to WIDE words. */
+INLINE i16xw pair_few_words(const uint8_t *a, const uint8_t *b, int32_t count) {
+  return widen_low_bytes(interleave_low_bytes(load_some_bytes(a, count), load_some_bytes(b, count)));
+}
+
+/** The same of words of 12 bits, whose high 4 are `high` bytes further, from bit `shift` up. */
+INLINE i16xw pair_long_words(const uint8_t *a, const uint8_t *b, size_t high, int32_t shift,
+                             int32_t count) {
+  i16x8 low = interleave_low_bytes(load_some_bytes(a, count), load_some_bytes(b, count));
+  i16x8 both =
+      interleave_low_bytes(load_some_bytes(a + high, count), load_some_bytes(b + high, count));
+  return interleave_low_bytes(low, shift ? high_nibbles(both) : low_nibbles(both));
+}
+
+/* --- keys as sketches ------------------------------------------------------------------------- */
+
+/** Whether `differing_bits_w` knows sketches of so many words. */
+INLINE int32_t counts_bits_wide(int32_t words) { return (void)words, 0; }
+/** Bits in which WIDE keys in a row differ from the query. @param keys u32 [WIDE, words] */
+INLINE i32xw differing_bits_w(const uint32_t *query, const uint32_t *keys, int32_t words) {
+  return (void)query, (void)keys, (void)words, splat_i32w(0);
+}
+
+/* --- keys as codes: 32 keys of a block at once ------------------------------------------------ */
+
+enum { GROUPS_AT_ONCE = 1 };
+/** The codes of a block's keys in up to GROUPS_AT_ONCE groups, ready to look entries up. */
+typedef struct {
+  i16x8 first, second;
+} KeyCodes;
+/** Sums of the entries of a block's keys. */
+typedef struct {
+  i16x8 quarters[4];
+} EntrySums;
+
+/** @param keys u8 [groups, 16] */
+INLINE KeyCodes load_codes(const uint8_t *keys, int32_t groups) {
+  (void)groups;
+  i16x8 codes = load_bytes(keys);
+  return (KeyCodes){low_nibbles(codes), high_nibbles(codes)};
+}
+
+/** @param table u8 [groups, 2, 16], low bytes and high bytes */
+INLINE void add_entries(EntrySums *sums, KeyCodes codes, const uint8_t *table, int32_t groups) {
+  (void)groups;
+  i16x8 low = load_bytes(table), high = load_bytes(table + 16);
+  i16x8 a = look_up(low, codes.first), b = look_up(high, codes.first);
+  sums->quarters[0] += interleave_low_bytes(a, b);
+  sums->quarters[1] += interleave_high_bytes(a, b);
+  i16x8 c = look_up(low, codes.second), d = look_up(high, codes.second);
+  sums->quarters[2] += interleave_low_bytes(c, d);
+  sums->quarters[3] += interleave_high_bytes(c, d);
+}
+
+/** The sums of keys WIDE part .. WIDE part + WIDE - 1. */
+INLINE f32xw sums_of_part(const EntrySums *sums, int32_t part) {
+  i16x8 eight = sums->quarters[part >> 1];
+  return to_f32(part & 1 ? high_i32(eight) : low_i32(eight));
+}

@@ -1,0 +1,162 @@
+/* Eight lanes, AVX2. simd-wide-128.h says what each function does. */
+#pragma once
+
+typedef __m256 Lanes;
+INLINE Lanes above_w(f32xw a, f32xw b) {
+  return _mm256_cmp_ps((__m256)a, (__m256)b, _CMP_GT_OQ);
+}
+INLINE f32xw select_w(Lanes chosen, f32xw a, f32xw b) {
+  return (f32xw)_mm256_blendv_ps((__m256)b, (__m256)a, chosen);
+}
+INLINE uint32_t lane_bits_w(Lanes lanes) { return (uint32_t)_mm256_movemask_ps(lanes); }
+
+INLINE f32xw max_w(f32xw a, f32xw b) { return (f32xw)_mm256_max_ps((__m256)a, (__m256)b); }
+INLINE f32xw min_w(f32xw a, f32xw b) { return (f32xw)_mm256_min_ps((__m256)a, (__m256)b); }
+INLINE f32xw madd_w(f32xw a, f32xw b, f32xw c) {
+  return (f32xw)_mm256_fmadd_ps((__m256)a, (__m256)b, (__m256)c);
+}
+
+INLINE f32x4 lower_half(f32xw a) { return (f32x4)_mm256_castps256_ps128((__m256)a); }
+INLINE f32x4 upper_half(f32xw a) { return (f32x4)_mm256_extractf128_ps((__m256)a, 1); }
+INLINE float sum_w(f32xw a) { return sum_f32(lower_half(a) + upper_half(a)); }
+INLINE float max_lane_w(f32xw a) { return max_lane(max_f32(lower_half(a), upper_half(a))); }
+
+INLINE f32x4 sum_each_w(f32xw a, f32xw b, f32xw c, f32xw d) {
+  return sum_each_f32(lower_half(a) + upper_half(a), lower_half(b) + upper_half(b),
+                      lower_half(c) + upper_half(c), lower_half(d) + upper_half(d));
+}
+INLINE f32x4 max_each_w(f32xw a, f32xw b, f32xw c, f32xw d) {
+  return (f32x4){max_lane_w(a), max_lane_w(b), max_lane_w(c), max_lane_w(d)};
+}
+
+INLINE f32xw load_half_w(const uint16_t *p) {
+  return (f32xw)_mm256_cvtph_ps(_mm_loadu_si128((const __m128i *)p));
+}
+
+INLINE f32xw both_halves(f32x4 a, f32x4 b) {
+  return (f32xw)_mm256_insertf128_ps(_mm256_castps128_ps256((__m128)a), (__m128)b, 1);
+}
+INLINE f32xw low_halves_w(const uint16_t *p) {
+  return both_halves(low_halves_finite(p), low_halves_finite(p + 8));
+}
+INLINE f32xw high_halves_w(const uint16_t *p) {
+  return both_halves(high_halves_finite(p), high_halves_finite(p + 8));
+}
+
+INLINE void store_narrow_w(int16_t *p, i32xw a, i32xw b) {
+  __m256i mixed = _mm256_packs_epi32((__m256i)a, (__m256i)b);
+  _mm256_storeu_si256((__m256i *)p, _mm256_permute4x64_epi64(mixed, 0xd8));
+}
+
+INLINE void add_some_w(float *sums, f32xw x, int32_t count) {
+  if (count == WIDE) store_f32xw(sums, load_f32xw(sums) + x);
+  else for (int32_t k = 0; k < count; k++) sums[k] += x[k];
+}
+
+INLINE void store_scaled_w(float *out, const int8_t *codes, f32xw scale) {
+  __m128i both = _mm_loadu_si128((const __m128i *)codes);
+  store_f32xw(out, scale * to_f32w((i32xw)_mm256_cvtepi8_epi32(both)));
+  __m128i second = _mm_unpackhi_epi64(both, both);
+  store_f32xw(out + WIDE, scale * to_f32w((i32xw)_mm256_cvtepi8_epi32(second)));
+}
+
+INLINE i32xw dot_bytes_w(i32xw sum, const int8_t *a, const int16_t *b) {
+  __m256i codes = _mm256_cvtepi8_epi16(_mm_loadu_si128((const __m128i *)a));
+  return sum + (i32xw)_mm256_madd_epi16(codes, _mm256_loadu_si256((const __m256i *)b));
+}
+
+INLINE i32x4 lower_i32(i32xw a) { return (i32x4)_mm256_castsi256_si128((__m256i)a); }
+INLINE i32x4 upper_i32(i32xw a) { return (i32x4)_mm256_extracti128_si256((__m256i)a, 1); }
+INLINE i32x4 sum_each_i32w(i32xw a, i32xw b, i32xw c, i32xw d) {
+  return sum_each_i32(lower_i32(a) + upper_i32(a), lower_i32(b) + upper_i32(b),
+                      lower_i32(c) + upper_i32(c), lower_i32(d) + upper_i32(d));
+}
+
+/* --- values in affine codes ------------------------------------------------------------------- */
+
+INLINE i16xw splat_pair_w(const int16_t *p) {
+  int32_t pair;
+  __builtin_memcpy(&pair, p, sizeof pair);
+  return (i16xw)_mm256_set1_epi32(pair);
+}
+
+INLINE u32xw dot_pairs_w(u32xw sum, i16xw a, i16xw b) {
+  return sum + (u32xw)_mm256_madd_epi16((__m256i)a, (__m256i)b);
+}
+
+/** The first `count` <= 8 bytes; the rest 0. */
+INLINE __m128i eight_bytes(const uint8_t *p, int32_t count) {
+  uint8_t some[8] = {0};
+  if (count == 8) return _mm_loadl_epi64((const __m128i *)p);
+  for (int32_t i = 0; i < count; i++) some[i] = p[i];
+  return _mm_loadl_epi64((const __m128i *)some);
+}
+
+INLINE __m256i byte_pairs(const uint8_t *a, const uint8_t *b, int32_t count) {
+  __m128i bytes = _mm_unpacklo_epi8(eight_bytes(a, count), eight_bytes(b, count));
+  return _mm256_cvtepu8_epi16(bytes);
+}
+
+INLINE i16xw pair_few_words(const uint8_t *a, const uint8_t *b, int32_t count) {
+  return (i16xw)byte_pairs(a, b, count);
+}
+
+INLINE void pair_words(const uint8_t *a, const uint8_t *b, int32_t count, i16xw *out) {
+  int32_t few = count < WIDE ? count : WIDE;
+  out[0] = pair_few_words(a, b, few);
+  out[1] = pair_few_words(a + WIDE, b + WIDE, count - few);
+}
+
+INLINE i16xw pair_long_words(const uint8_t *a, const uint8_t *b, size_t high, int32_t shift,
+                             int32_t count) {
+  __m256i nibbles = byte_pairs(a + high, b + high, count);
+  nibbles = shift ? _mm256_slli_epi16(nibbles, 4) : _mm256_slli_epi16(nibbles, 8);
+  nibbles = _mm256_and_si256(nibbles, _mm256_set1_epi16(0x0f00));
+  return (i16xw)_mm256_or_si256(nibbles, byte_pairs(a, b, count));
+}
+
+/* --- keys as sketches ------------------------------------------------------------------------- */
+
+INLINE int32_t counts_bits_wide(int32_t words) { return (void)words, 0; }
+INLINE i32xw differing_bits_w(const uint32_t *query, const uint32_t *keys, int32_t words) {
+  return (void)query, (void)keys, (void)words, splat_i32w(0);
+}
+
+/* --- keys as codes ---------------------------------------------------------------------------- */
+
+enum { GROUPS_AT_ONCE = 2 };
+/** A group in each 128 bits. */
+typedef struct {
+  __m256i first, second;
+} KeyCodes;
+typedef struct {
+  __m256i quarters[4];
+} EntrySums;
+
+INLINE KeyCodes load_codes(const uint8_t *keys, int32_t groups) {
+  const __m256i nibble = _mm256_set1_epi8(15);
+  __m256i codes = groups == 2
+                      ? _mm256_loadu_si256((const __m256i *)keys)
+                      : _mm256_zextsi128_si256(_mm_loadu_si128((const __m128i *)keys));
+  return (KeyCodes){_mm256_and_si256(codes, nibble),
+                    _mm256_and_si256(_mm256_srli_epi16(codes, 4), nibble)};
+}
+
+INLINE void add_entries(EntrySums *sums, KeyCodes codes, const uint8_t *table, int32_t groups) {
+  __m256i x = _mm256_loadu_si256((const __m256i *)table), y = _mm256_setzero_si256();
+  if (groups == 2) y = _mm256_loadu_si256((const __m256i *)table + 1);
+  __m256i low = _mm256_permute2x128_si256(x, y, 0x20), high = _mm256_permute2x128_si256(x, y, 0x31);
+  __m256i *to = sums->quarters;
+  __m256i a = _mm256_shuffle_epi8(low, codes.first), b = _mm256_shuffle_epi8(high, codes.first);
+  to[0] = _mm256_add_epi16(to[0], _mm256_unpacklo_epi8(a, b));
+  to[1] = _mm256_add_epi16(to[1], _mm256_unpackhi_epi8(a, b));
+  __m256i c = _mm256_shuffle_epi8(low, codes.second), d = _mm256_shuffle_epi8(high, codes.second);
+  to[2] = _mm256_add_epi16(to[2], _mm256_unpacklo_epi8(c, d));
+  to[3] = _mm256_add_epi16(to[3], _mm256_unpackhi_epi8(c, d));
+}
+
+INLINE f32xw sums_of_part(const EntrySums *sums, int32_t part) {
+  __m256i quarter = sums->quarters[part];
+  __m128i both = _mm_add_epi16(_mm256_castsi256_si128(quarter), _mm256_extracti128_si256(quarter, 1));
+  return to_f32w((i32xw)_mm256_cvtepi16_epi32(both));
+}
