@@ -2,7 +2,7 @@
  * Exact greedy text, as our own engine wrote it. A change of these ids is a change of results:
  * either a bug, or to be explained in the commit. To see what a model says now:
  *
- *     node dist/cli.js generate "should not part with any of" --cache f16 --max-tokens 14
+ *     node dist/cli.js generate "of the Lucases and two or three officers" --cache f16 --max-tokens 14
  *
  * and for the ids: `REGENERATE=1 npx vitest run test/golden.test.ts`.
  */
@@ -18,19 +18,19 @@ import { embeddedModel, inShared, packageRoot, say, skipBecause } from './forged
  * The prompt is one where the two best tokens are hardly ever near each other: kernels that round
  * differently move logits of this 8-bit model by 0.02.
  */
-const prompt = 'should not part with any of';
+const prompt = 'of the Lucases and two or three officers';
 const golden: Readonly<Record<(typeof specs)[number], { text: string; ids: number[] }>> = {
   f16: {
-    text: ' the other.\n\n"I have been a little, and I',
-    ids: [262, 555, 46, 10, 10, 34, 73, 383, 474, 258, 517, 44, 283, 305],
+    text: ", and the baby's clocks, and the baby",
+    ids: [44, 283, 262, 269, 3767, 362, 278, 1892, 115, 44, 283, 262, 269, 3767],
   },
   h1b: {
-    text: ' the other.\n\n"I have been a little more than a',
-    ids: [262, 555, 46, 10, 10, 34, 73, 383, 474, 258, 517, 499, 547, 258],
+    text: ', and the Count of the Count of the Count of',
+    ids: [44, 283, 262, 429, 730, 281, 262, 429, 730, 281, 262, 429, 730, 281],
   },
   'bitplane:k=2,v=2,window=0,sinks=0': {
-    text: ' the other.\n\n"I am not to have been a man',
-    ids: [262, 555, 46, 10, 10, 34, 73, 518, 339, 279, 383, 474, 258, 437],
+    text: ', and the Count of the Count of the Count of',
+    ids: [44, 283, 262, 429, 730, 281, 262, 429, 730, 281, 262, 429, 730, 281],
   },
 };
 const specs = ['f16', 'h1b', 'bitplane:k=2,v=2,window=0,sinks=0'] as const;
