@@ -1,16 +1,14 @@
 import { ensure, KvError } from '../errors/errors.ts';
 import { maxCodeGroups } from '../kernels/check.ts';
-import type { AffineBits, Codec, Kernels, Page, ScaleRule, Tensor } from '../kernels/kernels.ts';
-import { bytesOf, rows } from '../kernels/tensor.ts';
-import { encode } from '../math/blocks.ts';
-import { f32ToF16 } from '../math/f16.ts';
+import type { AffineBits, Kernels, Page, ScaleRule, Tensor } from '../kernels/kernels.ts';
 import { statisticsOf, type LayerStatistics } from './adapter.ts';
 import type { LayerShape } from './cache.ts';
-import { allocatedCodec, balancedBasis, uniformCodec, type BalancedBasis } from './codec.ts';
+import type { BalancedBasis } from './codec.ts';
 import type { CacheMethod } from './method.ts';
 import { CodeScratch } from './code-scratch.ts';
-import { allocConstants, allocTensors, perHead } from './constants.ts';
+import { allocConstants, perHead } from './constants.ts';
 import { expectAffine } from './affine-values.ts';
+import { AllocatedKeys, basesOf, Rotations, type KeyCoder } from './key-coders.ts';
 import { addMoments } from './moments.ts';
 import { pageLength } from './pages.ts';
 import {
@@ -36,8 +34,8 @@ const sampleLength = 256;
  * bits that suits it (`codec.ts`): with `alloc=auto` by statistics of keys and queries; with
  * `alloc=none` evenly, after a random rotation. Statistics come from the adapter, and then layers
  * where errors cost more get more bits, out of the same sum (`spread.ts`); or from the first 256
- * positions, which all queries there see exact. One f16 scale per key makes its score unbiased. Values less their mean get `v` bits,
- * clipped where that helps. The newest `window` positions and the first `sinks` stay f16.
+ * positions, which all queries there see exact. Each key has one f16 scale. Values less their mean get
+ * `v` bits, clipped where that helps. The newest `window` positions and the first `sinks` stay f16.
  *
  * Settings: `k` bits per key channel on average (0.5 to 4, default 2), `v` bits per value (2, 3, 4,
  * default 2), `window` (default 64), `sinks` (default 4), `alloc` (auto, none), `centre` (static,
@@ -155,18 +153,6 @@ function readBits(spec: CacheSpec): { keys: number; values: AffineBits } {
   };
 }
 
-/** Balanced bases of the KV heads of a layer. */
-function basesOf(
-  { nKvHeads, headDimK: d }: LayerShape,
-  { keys, queries }: Pick<LayerStatistics, 'keys' | 'queries'>,
-): BalancedBasis[] {
-  return Array.from({ length: nKvHeads }, (_, head) => {
-    const own = (all: Float32Array) =>
-      Float64Array.from(all.subarray(head * d * d, (head + 1) * d * d));
-    return balancedBasis({ keys: own(keys), queries: own(queries) }, d);
-  });
-}
-
 /** Bits of each layer, as many in all as in an even spread, by what errors cost there. */
 function spread(
   shapes: readonly LayerShape[],
@@ -180,24 +166,6 @@ function spread(
     valueCount: nKvHeads * headDimV,
   }));
   return spreadBits(costs, even);
-}
-
-/** How the keys of one layer are coded. */
-interface KeyCoder {
-  readonly nibbles: number;
-  /** what it holds for this layer alone */
-  readonly tensors: readonly Tensor[];
-  /** Valid until the next call on any layer, and for this use alone. */
-  codec(use: 'store' | 'read'): Codec;
-  /**
-   * Fits it to the layer.
-   * @param statistics second moments of keys as they will be coded, and of queries
-   * @param bases      what `basesOf` makes of them, if it is known
-   */
-  fit(
-    statistics: Pick<LayerStatistics, 'keys' | 'queries'>,
-    bases?: readonly BalancedBasis[],
-  ): void;
 }
 
 /** One layer of one cache: what it knows of the layer, and what it does with a page. */
@@ -268,168 +236,6 @@ class BitplaneCodec implements LayerCodec {
       query: tables,
       queryScales: scales,
     };
-  }
-}
-
-/**
- * Bits by importance. Matrices and levels are held in 8 bits, where rows are whole blocks of 32, and
- * written out as f32 for each use. A matrix keeps one row per channel; `places` says which row each place
- * of a nibble takes, the last row being zero.
- */
-class AllocatedKeys implements KeyCoder {
-  private readonly held: Record<'project' | 'queryProject' | 'levels' | 'places' | 'rows', Tensor>;
-  /** room for `held.places`: an array made for every use would cost more than unpacking */
-  private readonly places: Int32Array;
-  /** all rows of `levels` */
-  private readonly groups: Int32Array;
-
-  constructor(
-    private readonly kernels: Kernels,
-    private readonly shape: LayerShape,
-    readonly nibbles: number,
-    private readonly rule: ScaleRule,
-    private readonly scratch: CodeScratch,
-  ) {
-    const { nKvHeads, headDimK: d } = shape;
-    const matrix = { dtype: d % 32 === 0 ? ('q8_0' as const) : ('f16' as const) };
-    const [project, queryProject, levels, places, rows] = allocTensors(kernels, [
-      { ...matrix, shape: [nKvHeads * rowsHeld(d, nibbles) + 1, d] },
-      { ...matrix, shape: [nKvHeads * rowsHeld(d, nibbles) + 1, d] },
-      { dtype: 'q8_0', shape: [nKvHeads * nibbles, levelsOfNibble] },
-      { dtype: 'i32', shape: [nKvHeads * 4 * nibbles] },
-      { dtype: 'i32', shape: [nKvHeads] },
-    ]);
-    this.held = { project, queryProject, levels, places, rows };
-    this.places = new Int32Array(nKvHeads * 4 * nibbles);
-    this.groups = Int32Array.from({ length: nKvHeads * nibbles }, (_, group) => group);
-  }
-
-  get tensors(): readonly Tensor[] {
-    return Object.values(this.held);
-  }
-
-  codec(use: 'store' | 'read'): Codec {
-    const { nKvHeads, headDimK } = this.shape;
-    const { project, queryProject, levels, rows } = this.held;
-    this.places.set(this.kernels.view(this.held.places));
-    const matrix = [nKvHeads, 4 * this.nibbles, headDimK];
-    // Storing reads the one matrix, asking the other.
-    const used = use === 'store' ? project : queryProject;
-    const expanded = this.scratch.expand('project', used, this.places, matrix);
-    return {
-      project: expanded,
-      queryProject: expanded,
-      levels: this.scratch.expand('levels', levels, this.groups, [nKvHeads, this.nibbles, 16, 4]),
-      rows,
-      rule: this.rule,
-      gain: 1,
-    };
-  }
-
-  fit(
-    statistics: Pick<LayerStatistics, 'keys' | 'queries'>,
-    bases = basesOf(this.shape, statistics),
-  ): void {
-    const { nKvHeads, headDimK: d } = this.shape;
-    const held = rowsHeld(d, this.nibbles);
-    const zeroRow = nKvHeads * held;
-    const project = new Float32Array((zeroRow + 1) * d);
-    const queryProject = new Float32Array((zeroRow + 1) * d);
-    const levels = new Float32Array(nKvHeads * this.nibbles * levelsOfNibble);
-    const places = new Int32Array(nKvHeads * 4 * this.nibbles).fill(zeroRow);
-    const rows = new Int32Array(nKvHeads);
-    for (let head = 0; head < nKvHeads; head++) {
-      const codec = allocatedCodec(bases[head], d, this.nibbles);
-      levels.set(codec.levels, head * codec.levels.length);
-      rows[head] = codec.bits.length;
-      let next = head * held;
-      for (let place = 0; place < 4 * this.nibbles; place++) {
-        const row = (m: Float32Array) => m.subarray(place * d, (place + 1) * d);
-        if (row(codec.project).every((x) => x === 0)) continue;
-        project.set(row(codec.project), next * d);
-        queryProject.set(row(codec.queryProject), next * d);
-        places[head * 4 * this.nibbles + place] = next++;
-      }
-    }
-    this.writeNumbers(this.held.project, project);
-    this.writeNumbers(this.held.queryProject, queryProject);
-    this.writeNumbers(this.held.levels, levels);
-    this.kernels.write(this.held.places, places);
-    this.kernels.write(this.held.rows, rows);
-  }
-
-  private writeNumbers(t: Tensor, numbers: Float32Array): void {
-    if (t.dtype === 'f16') this.kernels.write(t, Uint16Array.from(numbers, f32ToF16));
-    else this.kernels.write(bytesOf(t), encode('q8_0', numbers));
-  }
-}
-
-/** The most channels of a head that can be in use. */
-const rowsHeld = (d: number, nibbles: number) => Math.min(d, 4 * nibbles);
-
-/** 16 codes for up to 4 channels. */
-const levelsOfNibble = 64;
-
-/** One random rotation for all layers and heads that have the same width and bits, held once. */
-class Rotations {
-  private readonly codecs = new Map<string, Codec>();
-
-  constructor(
-    private readonly kernels: Kernels,
-    private readonly shapes: readonly LayerShape[],
-    private readonly nibblesOf: readonly number[],
-    rule: ScaleRule,
-    seed: number,
-  ) {
-    const heads = Math.max(...shapes.map(({ nKvHeads }) => nKvHeads));
-    shapes.forEach(({ headDimK: d }, layer) => {
-      if (this.codecs.has(this.keyOf(layer))) return;
-      const nibbles = nibblesOf[layer];
-      const head = uniformCodec(d, nibbles, seed);
-      const repeated = (numbers: Float32Array) => () => {
-        const all = new Float32Array(heads * numbers.length);
-        for (let h = 0; h < heads; h++) all.set(numbers, h * numbers.length);
-        return all;
-      };
-      const [project, levels, counts] = allocConstants(kernels, [
-        { dtype: 'f32', shape: [heads, 4 * nibbles, d], data: repeated(head.project) },
-        { dtype: 'f32', shape: [heads, nibbles, 16, 4], data: repeated(head.levels) },
-        { dtype: 'i32', shape: [heads], data: () => new Int32Array(heads).fill(head.bits.length) },
-      ]);
-      const codec = { project, queryProject: project, levels, rows: counts, rule, gain: 1 };
-      this.codecs.set(this.keyOf(layer), codec);
-    });
-  }
-
-  private keyOf(layer: number): string {
-    return `${this.shapes[layer].headDimK} ${this.nibblesOf[layer]}`;
-  }
-
-  private get tensors(): Tensor[] {
-    return [...this.codecs.values()].flatMap((codec) => [codec.project, codec.levels, codec.rows]);
-  }
-
-  get sizeBytes(): number {
-    return this.tensors.reduce((sum, { buffer }) => sum + buffer.sizeBytes, 0);
-  }
-
-  of(layer: number): KeyCoder {
-    const all = this.codecs.get(this.keyOf(layer));
-    if (!all) throw new KvError('shape', `bitplane: layer ${layer} has no rotation.`);
-    const { nKvHeads } = this.shapes[layer];
-    const project = rows(all.project, 0, nKvHeads);
-    const codec = {
-      ...all,
-      project,
-      queryProject: project,
-      levels: rows(all.levels, 0, nKvHeads),
-      rows: rows(all.rows, 0, nKvHeads),
-    };
-    return { nibbles: this.nibblesOf[layer], tensors: [], codec: () => codec, fit: () => {} };
-  }
-
-  dispose(): void {
-    for (const { buffer } of this.tensors) this.kernels.free(buffer);
   }
 }
 
