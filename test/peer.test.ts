@@ -210,10 +210,11 @@ describe.skipIf(missing)('greedy text equals that of llama.cpp', () => {
 
   const noDifference = 0;
   /**
-   * With Q8_0 weights the engines' logits differ by 0.02 (rms; largest seen 0.06), so where our
-   * two best tokens are nearer than this, either order is right.
+   * Activations of 8 bits magnify what differs in the last bit: on this text our own f16 and f32
+   * caches differ by 0.035 (rms of all logits; largest 0.28). So where our two best tokens are nearer
+   * than this, either order is right.
    */
-  const q8LogitNoise = 0.06;
+  const q8LogitNoise = 0.1;
   const maxNearTies = 4;
 
   test.for([
