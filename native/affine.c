@@ -137,11 +137,11 @@ INLINE void add_words(const Quantized *weights, int32_t rows, const uint8_t *cod
                       const Layout *l, int32_t positions, int32_t width, int32_t bits, float *sums,
                       size_t stride) {
   const int32_t planes = codes_per_word(bits), vectors = 4 / planes;
-  u32xw shifted[TRIPLE][4];
+  i32xw shifted[TRIPLE][4];
   UNROLL
   for (int32_t r = 0; r < rows; r++)
     UNROLL
-    for (int32_t i = 0; i < 4; i++) shifted[r][i] = (u32xw){0};
+    for (int32_t i = 0; i < 4; i++) shifted[r][i] = splat_i32w(0);
   NO_UNROLL // see linear.c
   for (int32_t k = 0; k < positions; k += 2, codes += 2 * l->row_bytes) {
     // An odd last position is its own partner, whose weight is zero.
@@ -158,7 +158,7 @@ INLINE void add_words(const Quantized *weights, int32_t rows, const uint8_t *cod
       for (int32_t p = 0; p < planes; p++) plane[p] = shift_right_u16w(pairs[v], p * bits);
       UNROLL
       for (int32_t r = 0; r < rows; r++) {
-        i16xw weight = splat_pair_w(weights[r].q + k);
+        i16xw weight = splat_word_w(weights[r].q + k);
         UNROLL
         for (int32_t p = 0; p < planes; p++)
           shifted[r][v * planes + p] = dot_pairs_w(shifted[r][v * planes + p], plane[p], weight);
@@ -173,8 +173,8 @@ INLINE void add_words(const Quantized *weights, int32_t rows, const uint8_t *cod
     for (int32_t v = 0; v < vectors; v++) {
       UNROLL
       for (int32_t p = 0; p < planes; p++) {
-        u32xw codes = shifted[r][v * planes + p];
-        if (p + 1 < planes) codes -= shifted[r][v * planes + p + 1] << bits;
+        u32xw codes = (u32xw)shifted[r][v * planes + p];
+        if (p + 1 < planes) codes -= (u32xw)shifted[r][v * planes + p + 1] << bits;
         float *sum = sums + (size_t)r * stride + (size_t)p * l->words + v * WIDE;
         int32_t left = width - v * WIDE, some = left < WIDE ? left : WIDE;
         if (some > 0)

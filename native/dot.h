@@ -2,7 +2,7 @@
  * Products of codes of weights with codes of x: in fours of 8 bits where an instruction multiplies
  * bytes of all values, in pairs of 16 bits elsewhere.
  *
- * Packed rows stand so that a vector holds a word, WORD columns, of each of ROW_LANES rows: multiplied
+ * Packed rows stand so that a vector holds a word, WORD columns, of each of WIDE rows: multiplied
  * by the same word of x it adds to all of them.
  */
 #pragma once
@@ -14,7 +14,7 @@
 typedef int8_t Code;
 enum {
   WORD = 4,
-  VECTORS = 1,     /* of ROW_LANES packed rows that share the loads of x */
+  VECTORS = 1,     /* of WIDE packed rows that share the loads of x */
   TILE_TOKENS = 8, /* positions that share the loads of a weight: as many as fit the registers */
   PAIRED = 0,      /* whether `dot_half` wants x in the order of `split_pairs` */
   IN_PACKED = 0,   /* whether packed codes have zero at 0, and unit scales multiplied in */
@@ -22,28 +22,28 @@ enum {
 
 /** Bytes are multiplied unsigned, so signed ones are moved up. */
 INLINE int32_t dot_centre(int32_t dtype) { return dtype == Q8_0 ? 128 : centre_of(dtype); }
-INLINE i16xn moved_up(int32_t dtype, i16xn codes) {
-  return dtype == Q8_0 ? codes ^ splat_bytes(128) : codes;
+INLINE i16xw moved_up(int32_t dtype, i16xw codes) {
+  return dtype == Q8_0 ? codes ^ splat_bytes_w(128) : codes;
 }
 
 /** sum plus the products of half a unit's codes with codes of x, in four lanes for each row. */
-INLINE i32xn dot_half(i32xn sum, int32_t dtype, i16xn codes, const Code *x) {
-  return dot_u8_i8(sum, moved_up(dtype, codes), splat_quad(x));
+INLINE i32xw dot_half(i32xw sum, int32_t dtype, i16xw codes, const Code *x) {
+  return dot_fours_w(sum, moved_up(dtype, codes), splat_quad_w(x));
 }
 
 /** sum plus the products of a vector of packed codes with a word of x. */
-INLINE i32xn dot_word(i32xn sum, i16xn packed, const Code *x) {
-  return dot_u8_i8(sum, packed, splat_word(x));
+INLINE i32xw dot_word(i32xw sum, i16xw packed, const Code *x) {
+  return dot_fours_w(sum, packed, splat_word_w(x));
 }
 
-/** Packs half a unit of ROW_LANES rows; v[k] has row k of each four. */
-INLINE void pack_half(int32_t dtype, const i16xn v[4], i32xn scale, Code *out, size_t word_stride) {
+/** Packs half a unit of WIDE rows; v[k] has row k of each four. */
+INLINE void pack_half(int32_t dtype, const i16xw v[4], i32xw scale, Code *out, size_t word_stride) {
   (void)scale;
-  i32xn words[4];
-  transpose_words(v, words);
+  i32xw words[4];
+  transpose_words_w(v, words);
   UNROLL
   for (size_t i = 0; i < 4; i++)
-    store_i16xn((int16_t *)(out + i * word_stride), moved_up(dtype, (i16xn)words[i]));
+    store_i16xw((int16_t *)(out + i * word_stride), moved_up(dtype, (i16xw)words[i]));
 }
 
 INLINE void store_eight_codes(Code *p, i32x4 low, i32x4 high) {
@@ -57,25 +57,25 @@ enum { WORD = 2, VECTORS = 2, TILE_TOKENS = 4, PAIRED = 1, IN_PACKED = 1 };
 
 INLINE int32_t dot_centre(int32_t dtype) { return centre_of(dtype); }
 
-INLINE i32xn dot_half(i32xn sum, int32_t dtype, i16xn codes, const Code *x) {
+INLINE i32xw dot_half(i32xw sum, int32_t dtype, i16xw codes, const Code *x) {
   int is_signed = dtype == Q8_0;
-  i16xn even = is_signed ? (codes << (int16_t)8) >> (int16_t)8 : codes & (int16_t)255;
-  i16xn odd = is_signed ? codes >> (int16_t)8 : shift_right_u16xn(codes, 8);
-  return sum + dot_i16xn(even, splat_quad(x)) + dot_i16xn(odd, splat_quad(x + 8));
+  i16xw even = is_signed ? (codes << (int16_t)8) >> (int16_t)8 : codes & (int16_t)255;
+  i16xw odd = is_signed ? codes >> (int16_t)8 : shift_right_u16w(codes, 8);
+  return dot_pairs_w(dot_pairs_w(sum, even, splat_quad_w(x)), odd, splat_quad_w(x + 8));
 }
 
-INLINE i32xn dot_word(i32xn sum, i16xn packed, const Code *x) {
-  return sum + dot_i16xn(packed, splat_word(x));
+INLINE i32xw dot_word(i32xw sum, i16xw packed, const Code *x) {
+  return dot_pairs_w(sum, packed, splat_word_w(x));
 }
 
-INLINE void pack_half(int32_t dtype, const i16xn v[4], i32xn scale, Code *out, size_t word_stride) {
-  i16xn centre = splat_bytes(0) + (int16_t)centre_of(dtype);
-  i16xn scales = (i16xn)((scale & 0xffff) | (scale << 16)), four[4];
-  transpose_pairs(v, four);
+INLINE void pack_half(int32_t dtype, const i16xw v[4], i32xw scale, Code *out, size_t word_stride) {
+  i16xw centre = splat_bytes_w(0) + (int16_t)centre_of(dtype);
+  i16xw scales = (i16xw)((scale & 0xffff) | (scale << 16)), four[4];
+  transpose_pairs_w(v, four);
   UNROLL
   for (size_t i = 0; i < 4; i++) {
-    store_i16xn(out + 2 * i * word_stride, (low_bytes_n(four[i]) - centre) * scales);
-    store_i16xn(out + (2 * i + 1) * word_stride, (high_bytes_n(four[i]) - centre) * scales);
+    store_i16xw(out + 2 * i * word_stride, (low_bytes_w(four[i]) - centre) * scales);
+    store_i16xw(out + (2 * i + 1) * word_stride, (high_bytes_w(four[i]) - centre) * scales);
   }
 }
 

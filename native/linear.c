@@ -6,7 +6,7 @@
 #include "pool.h"
 
 enum {
-  PACKED = VECTORS * ROW_LANES, /* rows that share the loads of a code of x */
+  PACKED = VECTORS * WIDE, /* rows that share the loads of a code of x */
   FLOAT_ROWS = 4,          /* the same of weights that are floats */
   TASK_BYTES = 1 << 15, /* weights per task: large beside the cost of taking one, small beside L2 */
 };
@@ -158,8 +158,8 @@ INLINE const Input8 *quantized_for(const Linear *l, int32_t dtype) {
 }
 
 /** The product of all of x's codes of a half or a whole unit with the code that stands for zero. */
-INLINE i32xn zero_part(int32_t dtype, int32_t code_sum) {
-  return splat_i32xn(-dot_centre(dtype) * code_sum);
+INLINE i32xw zero_part(int32_t dtype, int32_t code_sum) {
+  return splat_i32w(-dot_centre(dtype) * code_sum);
 }
 
 /**
@@ -168,17 +168,17 @@ INLINE i32xn zero_part(int32_t dtype, int32_t code_sum) {
  * @param sums   of the halves of x
  * @param scales of the halves of the unit in each row; only Q6_K's differ
  */
-INLINE i32xn dot_unit(int32_t dtype, i16xn codes[4][2], const Code *x, const int32_t *sums,
-                      const i32xn scales[2]) {
-  i32xn low[4], high[4], zero = splat_i32xn(0);
+INLINE i32xw dot_unit(int32_t dtype, i16xw codes[4][2], const Code *x, const int32_t *sums,
+                      const i32xw scales[2]) {
+  i32xw low[4], high[4], zero = splat_i32w(0);
   UNROLL
   for (int32_t k = 0; k < 4; k++) {
     low[k] = dot_half(zero, dtype, codes[k][0], x);
     high[k] = dot_half(dtype == Q6_K ? zero : low[k], dtype, codes[k][1], x + 16);
   }
-  i32xn all = sum_each_n(high[0], high[1], high[2], high[3]);
+  i32xw all = sum_quads_w(high[0], high[1], high[2], high[3]);
   if (dtype == Q6_K) {
-    i32xn first = sum_each_n(low[0], low[1], low[2], low[3]);
+    i32xw first = sum_quads_w(low[0], low[1], low[2], low[3]);
     return (first + zero_part(dtype, sums[0])) * scales[0] +
            (all + zero_part(dtype, sums[1])) * scales[1];
   }
@@ -187,10 +187,10 @@ INLINE i32xn dot_unit(int32_t dtype, i16xn codes[4][2], const Code *x, const int
 }
 
 /** The same for a group of units, added up. */
-INLINE i32xn dot_group(int32_t dtype, const uint8_t *block, size_t stride, size_t group,
-                       const Code *x, const int32_t *sums, const i32xn (*scales)[2]) {
-  i16xn codes[4][4][2];
-  i32xn total = splat_i32xn(0);
+INLINE i32xw dot_group(int32_t dtype, const uint8_t *block, size_t stride, size_t group,
+                       const Code *x, const int32_t *sums, const i32xw (*scales)[2]) {
+  i16xw codes[4][4][2];
+  i32xw total = splat_i32w(0);
   if (dtype != Q5_K && dtype != Q6_K) {
     UNROLL
     for (size_t k = 0; k < group_units(dtype); k++) {
@@ -214,7 +214,7 @@ INLINE i32xn dot_group(int32_t dtype, const uint8_t *block, size_t stride, size_
   return total;
 }
 
-/** ROW_LANES rows that stand `stride` bytes apart, of which `count` after `skip` are wanted. */
+/** WIDE rows that stand `stride` bytes apart, of which `count` after `skip` are wanted. */
 typedef struct {
   const uint8_t *row;
   size_t stride;
@@ -222,27 +222,27 @@ typedef struct {
 } Rows;
 
 /**
- * Row `first` and those after it up to `end`. Where fewer than ROW_LANES are left, rows before them come
+ * Row `first` and those after it up to `end`. Where fewer than WIDE are left, rows before them come
  * along; a part of fewer rows than that gives them one by one.
  */
 INLINE Rows rows_from(const LinearPart *part, int32_t first, int32_t end, size_t row_bytes) {
   const uint8_t *weight = part->weight;
-  if (part->rows < ROW_LANES) return (Rows){weight + (size_t)first * row_bytes, 0, 0, 1};
-  int32_t at = first + ROW_LANES <= part->rows ? first : part->rows - ROW_LANES;
-  int32_t count = end - first < ROW_LANES ? end - first : ROW_LANES;
+  if (part->rows < WIDE) return (Rows){weight + (size_t)first * row_bytes, 0, 0, 1};
+  int32_t at = first + WIDE <= part->rows ? first : part->rows - WIDE;
+  int32_t count = end - first < WIDE ? end - first : WIDE;
   return (Rows){weight + (size_t)at * row_bytes, row_bytes, first - at, count};
 }
 
-INLINE void store_rows_of(const Rows *rows, f32xn sums, float *out) {
-  if (rows->count == ROW_LANES) {
-    store_f32xn(out, sums);
+INLINE void store_rows_of(const Rows *rows, f32xw sums, float *out) {
+  if (rows->count == WIDE) {
+    store_f32xw(out, sums);
     return;
   }
   for (int32_t r = 0; r < rows->count; r++) out[r] = sums[rows->skip + r];
 }
 
 /**
- * ROW_LANES rows for one position; lane = row.
+ * WIDE rows for one position; lane = row.
  *
  * Rows read side by side look like no stream to the hardware's prefetcher, which halves the speed
  * of memory or worse. So the loop also touches the next tile's cache lines, in order.
@@ -260,19 +260,19 @@ INLINE void tile_rows(const Linear *l, const LinearPart *part, int32_t first, in
   const float *x_sums = q->sums;
   // In every pass a few lines: many at once wait for each other. After the last whole tile there is
   // nothing to touch: then some of x, again and again.
-  size_t touched = ROW_LANES * bytes / groups;
-  int32_t is_next = first + 2 * ROW_LANES <= part->rows;
-  const uint8_t *next = is_next ? block + ROW_LANES * stride + TOUCH_AHEAD : (const uint8_t *)codes;
-  f32xn sums = splat_f32xn(0);
+  size_t touched = WIDE * bytes / groups;
+  int32_t is_next = first + 2 * WIDE <= part->rows;
+  const uint8_t *next = is_next ? block + WIDE * stride + TOUCH_AHEAD : (const uint8_t *)codes;
+  f32xw sums = splat_w(0);
   for (size_t b = 0; b < blocks; b++) {
     Header h = read_header(dtype, block, stride);
     // In memory: there are not registers enough for them.
-    i32xn scales[8][2];
+    i32xw scales[8][2];
     for (size_t u = 0; u < length / UNIT; u++) {
-      if (has_minima(dtype)) sums = madd_n(unit_min(dtype, &h, u), splat_f32xn(x_sums[u]), sums);
+      if (has_minima(dtype)) sums = madd_w(unit_min(dtype, &h, u), splat_w(x_sums[u]), sums);
       for (size_t half = 0; half < 2; half++) scales[u][half] = unit_scale(dtype, &h, u, half);
     }
-    i32xn exact = splat_i32xn(0);
+    i32xw exact = splat_i32w(0);
     NO_UNROLL
     for (size_t g = 0; g < groups; g++) {
       exact += dot_group(dtype, block, stride, g, codes, code_sums, scales + g * group_units(dtype));
@@ -281,7 +281,7 @@ INLINE void tile_rows(const Linear *l, const LinearPart *part, int32_t first, in
       for (size_t line = 0; line < touched; line += 64) touch(next + line);
       next += is_next ? touched : 0;
     }
-    sums = madd_n(to_f32xn(exact), h.scale * splat_f32xn(q->scales[b]), sums);
+    sums = madd_w(to_f32w(exact), h.scale * splat_w(q->scales[b]), sums);
     x_sums += length / UNIT;
     block += bytes;
   }
@@ -298,28 +298,28 @@ typedef struct {
 
 INLINE void pack_rows(const Linear *l, Rows rows, size_t vector, int32_t dtype,
                       const PackedRows *out) {
-  size_t bytes = block_bytes(dtype), units = block_length(dtype) / UNIT, at = vector * ROW_LANES;
+  size_t bytes = block_bytes(dtype), units = block_length(dtype) / UNIT, at = vector * WIDE;
   size_t blocks = l->columns / block_length(dtype), word_stride = PACKED * WORD;
   const uint8_t *block = rows.row;
   for (size_t b = 0; b < blocks; b++, block += bytes) {
     Header h = read_header(dtype, block, rows.stride);
-    store_f32xn(out->scales + b * PACKED + at, h.scale);
+    store_f32xw(out->scales + b * PACKED + at, h.scale);
     for (size_t g = 0; g < units; g += group_units(dtype)) {
       UNROLL
       for (size_t k = 0; k < group_units(dtype); k++) {
         size_t unit = b * units + g + k;
         if (has_minima(dtype))
-          store_f32xn(out->minima + unit * PACKED + at, unit_min(dtype, &h, g + k));
-        i16xn v[4][2];
+          store_f32xw(out->minima + unit * PACKED + at, unit_min(dtype, &h, g + k));
+        i16xw v[4][2];
         for (size_t r = 0; r < 4; r++)
           unit_codes(dtype, block + r * rows.stride, rows.stride, g / group_units(dtype), k, v[r]);
         for (size_t half = 0; half < 2; half++) {
-          i32xn scale = unit_scale(dtype, &h, g + k, half);
-          i16xn four[4] = {v[0][half], v[1][half], v[2][half], v[3][half]};
+          i32xw scale = unit_scale(dtype, &h, g + k, half);
+          i16xw four[4] = {v[0][half], v[1][half], v[2][half], v[3][half]};
           size_t column = unit * UNIT + 16 * half;
           pack_half(dtype, four, scale, out->codes + column * PACKED + at * WORD, word_stride);
           if (!IN_PACKED && has_units(dtype))
-            store_i32xn(out->factors + (2 * unit + half) * PACKED + at, scale);
+            store_i32xw(out->factors + (2 * unit + half) * PACKED + at, scale);
         }
       }
     }
@@ -338,10 +338,10 @@ INLINE size_t span_of(int32_t dtype) {
  * @param sums of x, [TILE_TOKENS, block / UNIT, 2]
  */
 INLINE void dot_packed(int32_t dtype, const Code *w, const Code *x, const int32_t *sums,
-                       const int32_t *factors, i32xn exact[TILE_TOKENS][VECTORS]) {
+                       const int32_t *factors, i32xw exact[TILE_TOKENS][VECTORS]) {
   size_t length = block_length(dtype), span = span_of(dtype), units = length / UNIT;
   for (size_t from = 0; from < length; from += span) {
-    i32xn dots[TILE_TOKENS][VECTORS];
+    i32xw dots[TILE_TOKENS][VECTORS];
     UNROLL
     for (size_t t = 0; t < TILE_TOKENS; t++) {
       int32_t sum = 0;
@@ -354,10 +354,10 @@ INLINE void dot_packed(int32_t dtype, const Code *w, const Code *x, const int32_
     // Unrolled by 8 it ran at 0.6 of the speed in V8 11, which then spills the sums.
     NO_UNROLL
     for (size_t c = from; c < from + span; c += WORD, w += PACKED * WORD) {
-      i16xn rows[VECTORS];
+      i16xw rows[VECTORS];
       UNROLL
       for (size_t v = 0; v < VECTORS; v++)
-        rows[v] = load_i16xn((const int16_t *)(w + v * ROW_LANES * WORD));
+        rows[v] = load_i16xw((const int16_t *)(w + v * WIDE * WORD));
       UNROLL
       for (size_t t = 0; t < TILE_TOKENS; t++) {
         UNROLL
@@ -370,7 +370,7 @@ INLINE void dot_packed(int32_t dtype, const Code *w, const Code *x, const int32_
       UNROLL
       for (size_t v = 0; v < VECTORS; v++) {
         if (span < length)
-          dots[t][v] *= load_i32xn(factors + from / 16 * PACKED + v * ROW_LANES);
+          dots[t][v] *= load_i32xw(factors + from / 16 * PACKED + v * WIDE);
         exact[t][v] += dots[t][v];
       }
     }
@@ -387,17 +387,17 @@ INLINE void multiply_packed(const Linear *l, const LinearPart *part, int32_t fir
     const int32_t *code_sums = q->code_sums + i * units * 2;
     const float *scales = q->scales + i * blocks;
     const float *x_sums = q->sums + i * units;
-    f32xn sums[TILE_TOKENS][VECTORS];
+    f32xw sums[TILE_TOKENS][VECTORS];
     UNROLL
     for (size_t t = 0; t < TILE_TOKENS; t++) {
-      for (size_t v = 0; v < VECTORS; v++) sums[t][v] = splat_f32xn(0);
+      for (size_t v = 0; v < VECTORS; v++) sums[t][v] = splat_w(0);
     }
     for (size_t b = 0; b < blocks; b++) {
       size_t unit = b * (length / UNIT);
-      i32xn exact[TILE_TOKENS][VECTORS];
+      i32xw exact[TILE_TOKENS][VECTORS];
       UNROLL
       for (size_t t = 0; t < TILE_TOKENS; t++) {
-        for (size_t v = 0; v < VECTORS; v++) exact[t][v] = splat_i32xn(0);
+        for (size_t v = 0; v < VECTORS; v++) exact[t][v] = splat_i32w(0);
       }
       dot_packed(dtype, packed->codes + b * length * PACKED, codes + b * length * TILE_TOKENS,
                  code_sums + unit * 2 * TILE_TOKENS, packed->factors + 2 * unit * PACKED, exact);
@@ -405,20 +405,20 @@ INLINE void multiply_packed(const Linear *l, const LinearPart *part, int32_t fir
         for (size_t u = unit; u < unit + length / UNIT; u++) {
           UNROLL
           for (size_t v = 0; v < VECTORS; v++) {
-            f32xn min = load_f32xn(packed->minima + u * PACKED + v * ROW_LANES);
+            f32xw min = load_f32xw(packed->minima + u * PACKED + v * WIDE);
             UNROLL
             for (size_t t = 0; t < TILE_TOKENS; t++)
-              sums[t][v] = madd_n(min, splat_f32xn(x_sums[u * TILE_TOKENS + t]), sums[t][v]);
+              sums[t][v] = madd_w(min, splat_w(x_sums[u * TILE_TOKENS + t]), sums[t][v]);
           }
         }
       }
       UNROLL
       for (size_t v = 0; v < VECTORS; v++) {
-        f32xn row_scale = load_f32xn(packed->scales + b * PACKED + v * ROW_LANES);
+        f32xw row_scale = load_f32xw(packed->scales + b * PACKED + v * WIDE);
         UNROLL
         for (size_t t = 0; t < TILE_TOKENS; t++) {
-          f32xn scale = row_scale * splat_f32xn(scales[b * TILE_TOKENS + t]);
-          sums[t][v] = madd_n(to_f32xn(exact[t][v]), scale, sums[t][v]);
+          f32xw scale = row_scale * splat_w(scales[b * TILE_TOKENS + t]);
+          sums[t][v] = madd_w(to_f32w(exact[t][v]), scale, sums[t][v]);
         }
       }
     }
@@ -428,7 +428,7 @@ INLINE void multiply_packed(const Linear *l, const LinearPart *part, int32_t fir
       float *out = part->out + (i + t) * (size_t)part->rows + first;
       UNROLL
       for (size_t v = 0; v < VECTORS; v++)
-        if (rows[v].count > 0) store_rows_of(rows + v, sums[t][v], out + v * ROW_LANES);
+        if (rows[v].count > 0) store_rows_of(rows + v, sums[t][v], out + v * WIDE);
     }
   }
 }
@@ -436,7 +436,7 @@ INLINE void multiply_packed(const Linear *l, const LinearPart *part, int32_t fir
 /** Rows start to end of a format with blocks. */
 INLINE void block_rows(const Linear *l, const LinearPart *part, int32_t start, int32_t end,
                        int32_t worker, int32_t dtype) {
-  int32_t step = part->rows < ROW_LANES ? 1 : l->n == 1 ? ROW_LANES : PACKED;
+  int32_t step = part->rows < WIDE ? 1 : l->n == 1 ? WIDE : PACKED;
   size_t row_bytes = l->columns / block_length(dtype) * block_bytes(dtype);
   PackedRows packed;
   packed.codes = (Code *)(l->packed + (size_t)worker * packed_bytes(l->n, l->columns));
@@ -451,8 +451,8 @@ INLINE void block_rows(const Linear *l, const LinearPart *part, int32_t start, i
     Rows rows[VECTORS];
     UNROLL
     for (int32_t v = 0; v < VECTORS; v++) {
-      rows[v] = rows_from(part, first + v * ROW_LANES, end, row_bytes);
-      if (v > 0 && (step == 1 || first + v * ROW_LANES >= end)) rows[v] = rows[0], rows[v].count = 0;
+      rows[v] = rows_from(part, first + v * WIDE, end, row_bytes);
+      if (v > 0 && (step == 1 || first + v * WIDE >= end)) rows[v] = rows[0], rows[v].count = 0;
       pack_rows(l, rows[v], (size_t)v, dtype, &packed);
     }
     multiply_packed(l, part, first, rows, dtype, &packed);
@@ -497,8 +497,9 @@ static void unpack(const LinearPart *part, int32_t first, int32_t rows, size_t c
       continue;
     }
     size_t c = 0;
-    for (; c + LANES <= count; c += LANES)
-      store_f32x4(tile[r] + c, part->dtype == F16 ? load_half(half + c) : load_bfloat(half + c));
+    if (part->dtype == F16)
+      for (; c + LANES <= count; c += LANES) store_f32x4(tile[r] + c, load_half(half + c));
+    for (; c + LANES <= count; c += LANES) store_f32x4(tile[r] + c, load_bfloat(half + c));
     for (; c < count; c++) {
       i32x4 bits = splat_i32(half[c]);
       tile[r][c] = (part->dtype == F16 ? half_to_f32(bits) : (f32x4)(bits << 16))[0];

@@ -43,19 +43,59 @@ INLINE void store_scaled_w(float *out, const int8_t *codes, f32xw scale) {
   store_f32x4(out + WIDE, scale * to_f32(high_i32(both)));
 }
 
-/** Each lane of sum plus two of 2 WIDE products; wraps. */
-INLINE i32xw dot_bytes_w(i32xw sum, const int8_t *a, const int16_t *b) {
-  return sum + dot_i16(widen_i8(a), load_i16x8(b));
+/** 2 WIDE of i8 as i16. */
+INLINE i16xw widen_i8w(const int8_t *p) { return widen_i8(p); }
+/** Lane i: sum + a[2i] b[2i] + a[2i+1] b[2i+1]; wraps. */
+INLINE i32xw dot_pairs_w(i32xw sum, i16xw a, i16xw b) {
+  return (i32xw)((u32xw)sum + (u32xw)dot_i16(a, b));
 }
-/** As sum_each_w; wraps. */
-INLINE i32x4 sum_each_i32w(i32xw a, i32xw b, i32xw c, i32xw d) { return sum_each_i32(a, b, c, d); }
+
+/** In each quad, lane i is the sum of the lanes of the i-th argument there. */
+INLINE i32xw sum_quads_w(i32xw a, i32xw b, i32xw c, i32xw d) { return sum_each_i32(a, b, c, d); }
+/** Its quads added up. */
+INLINE i32x4 add_quads_w(i32xw a) { return a; }
+
+/** The same 4 bytes in every lane; the same 16 in every quad. */
+INLINE i16xw splat_word_w(const void *p) { return splat_pair(p); }
+INLINE i16xw splat_quad_w(const void *p) { return load_bytes(p); }
+
+/* --- weights in blocks: a lane for each of WIDE rows, `stride` bytes apart -------------------- */
+
+/** An f16 of each row. */
+INLINE f32xw gather_halves_w(const uint8_t *p, size_t stride) {
+  return half_to_f32(gather_u16(p, p + stride, p + 2 * stride, p + 3 * stride));
+}
+
+/** A word of 32 bits of each row. */
+INLINE i32xw gather_words_w(const uint8_t *p, size_t stride) {
+  return gather_i32(p, p + stride, p + 2 * stride, p + 3 * stride);
+}
+
+/** 16 bytes of every fourth row. */
+INLINE i16xw gather_quads_w(const uint8_t *p, size_t stride) {
+  (void)stride;
+  return load_bytes(p);
+}
+
+/** Byte i of a quad is bit i of 16, which every fourth row has at p. */
+INLINE i16xw gather_bits_w(const uint8_t *p, size_t stride) {
+  (void)stride;
+  return spread_bits(p);
+}
+
+/** Of each quad the first and the last 8 bytes as i16. */
+INLINE i16xw low_bytes_w(i16xw a) { return low_bytes(a); }
+INLINE i16xw high_bytes_w(i16xw a) { return high_bytes(a); }
+
+/** Of 16 bytes of four rows each, rows side by side: 2 columns to a word, 4 columns to a vector. */
+INLINE void transpose_pairs_w(const i16xw v[4], i16xw out[4]) {
+  i16x8 a = interleave_low(v[0], v[1]), b = interleave_low(v[2], v[3]);
+  i16x8 c = interleave_high(v[0], v[1]), d = interleave_high(v[2], v[3]);
+  out[0] = interleave_low_pairs(a, b), out[1] = interleave_high_pairs(a, b);
+  out[2] = interleave_low_pairs(c, d), out[3] = interleave_high_pairs(c, d);
+}
 
 /* --- values in affine codes ------------------------------------------------------------------- */
-
-/** The pair of i16 at an address, in every lane. */
-INLINE i16xw splat_pair_w(const int16_t *p) { return splat_pair(p); }
-/** Lane i: sum + a[2i] b[2i] + a[2i+1] b[2i+1]; wraps. */
-INLINE u32xw dot_pairs_w(u32xw sum, i16xw a, i16xw b) { return sum + (u32xw)dot_i16(a, b); }
 
 /** out[0], out[1] = words of a and of b in turn, u8 to u16; the first `count` words, then zeros. */
 INLINE void pair_words(const uint8_t *a, const uint8_t *b, int32_t count, i16xw *out) {
@@ -76,15 +116,6 @@ INLINE i16xw pair_long_words(const uint8_t *a, const uint8_t *b, size_t high, in
   i16x8 both =
       interleave_low_bytes(load_some_bytes(a + high, count), load_some_bytes(b + high, count));
   return interleave_low_bytes(low, shift ? high_nibbles(both) : low_nibbles(both));
-}
-
-/* --- keys as sketches ------------------------------------------------------------------------- */
-
-/** Whether `differing_bits_w` knows sketches of so many words. */
-INLINE int32_t counts_bits_wide(int32_t words) { return (void)words, 0; }
-/** Bits in which WIDE keys in a row differ from the query. @param keys u32 [WIDE, words] */
-INLINE i32xw differing_bits_w(const uint32_t *query, const uint32_t *keys, int32_t words) {
-  return (void)query, (void)keys, (void)words, splat_i32w(0);
 }
 
 /* --- keys as codes: 32 keys of a block at once ------------------------------------------------ */

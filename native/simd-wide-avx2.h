@@ -2,22 +2,16 @@
 #pragma once
 
 typedef __m256 Lanes;
-INLINE Lanes above_w(f32xw a, f32xw b) {
-  return _mm256_cmp_ps((__m256)a, (__m256)b, _CMP_GT_OQ);
-}
-INLINE f32xw select_w(Lanes chosen, f32xw a, f32xw b) {
-  return (f32xw)_mm256_blendv_ps((__m256)b, (__m256)a, chosen);
-}
+INLINE Lanes above_w(f32xw a, f32xw b) { return _mm256_cmp_ps(a, b, _CMP_GT_OQ); }
+INLINE f32xw select_w(Lanes chosen, f32xw a, f32xw b) { return _mm256_blendv_ps(b, a, chosen); }
 INLINE uint32_t lane_bits_w(Lanes lanes) { return (uint32_t)_mm256_movemask_ps(lanes); }
 
-INLINE f32xw max_w(f32xw a, f32xw b) { return (f32xw)_mm256_max_ps((__m256)a, (__m256)b); }
-INLINE f32xw min_w(f32xw a, f32xw b) { return (f32xw)_mm256_min_ps((__m256)a, (__m256)b); }
-INLINE f32xw madd_w(f32xw a, f32xw b, f32xw c) {
-  return (f32xw)_mm256_fmadd_ps((__m256)a, (__m256)b, (__m256)c);
-}
+INLINE f32xw max_w(f32xw a, f32xw b) { return _mm256_max_ps(a, b); }
+INLINE f32xw min_w(f32xw a, f32xw b) { return _mm256_min_ps(a, b); }
+INLINE f32xw madd_w(f32xw a, f32xw b, f32xw c) { return _mm256_fmadd_ps(a, b, c); }
 
-INLINE f32x4 lower_half(f32xw a) { return (f32x4)_mm256_castps256_ps128((__m256)a); }
-INLINE f32x4 upper_half(f32xw a) { return (f32x4)_mm256_extractf128_ps((__m256)a, 1); }
+INLINE f32x4 lower_half(f32xw a) { return (f32x4)_mm256_castps256_ps128(a); }
+INLINE f32x4 upper_half(f32xw a) { return (f32x4)_mm256_extractf128_ps(a, 1); }
 INLINE float sum_w(f32xw a) { return sum_f32(lower_half(a) + upper_half(a)); }
 INLINE float max_lane_w(f32xw a) { return max_lane(max_f32(lower_half(a), upper_half(a))); }
 
@@ -30,17 +24,17 @@ INLINE f32x4 max_each_w(f32xw a, f32xw b, f32xw c, f32xw d) {
 }
 
 INLINE f32xw load_half_w(const uint16_t *p) {
-  return (f32xw)_mm256_cvtph_ps(_mm_loadu_si128((const __m128i *)p));
+  return _mm256_cvtph_ps(_mm_loadu_si128((const __m128i *)p));
 }
 
-INLINE f32xw both_halves(f32x4 a, f32x4 b) {
-  return (f32xw)_mm256_insertf128_ps(_mm256_castps128_ps256((__m128)a), (__m128)b, 1);
+INLINE i16xw pair_of(i16x8 a, i16x8 b) {
+  return (i16xw)_mm256_inserti128_si256(_mm256_castsi128_si256((__m128i)a), (__m128i)b, 1);
 }
 INLINE f32xw low_halves_w(const uint16_t *p) {
-  return both_halves(low_halves_finite(p), low_halves_finite(p + 8));
+  return (f32xw)pair_of((i16x8)low_halves_finite(p), (i16x8)low_halves_finite(p + 8));
 }
 INLINE f32xw high_halves_w(const uint16_t *p) {
-  return both_halves(high_halves_finite(p), high_halves_finite(p + 8));
+  return (f32xw)pair_of((i16x8)high_halves_finite(p), (i16x8)high_halves_finite(p + 8));
 }
 
 INLINE void store_narrow_w(int16_t *p, i32xw a, i32xw b) {
@@ -60,29 +54,80 @@ INLINE void store_scaled_w(float *out, const int8_t *codes, f32xw scale) {
   store_f32xw(out + WIDE, scale * to_f32w((i32xw)_mm256_cvtepi8_epi32(second)));
 }
 
-INLINE i32xw dot_bytes_w(i32xw sum, const int8_t *a, const int16_t *b) {
-  __m256i codes = _mm256_cvtepi8_epi16(_mm_loadu_si128((const __m128i *)a));
-  return sum + (i32xw)_mm256_madd_epi16(codes, _mm256_loadu_si256((const __m256i *)b));
+INLINE i16xw widen_i8w(const int8_t *p) {
+  return (i16xw)_mm256_cvtepi8_epi16(_mm_loadu_si128((const __m128i *)p));
+}
+INLINE i32xw dot_pairs_w(i32xw sum, i16xw a, i16xw b) {
+  return (i32xw)((u32xw)sum + (u32xw)_mm256_madd_epi16((__m256i)a, (__m256i)b));
 }
 
-INLINE i32x4 lower_i32(i32xw a) { return (i32x4)_mm256_castsi256_si128((__m256i)a); }
-INLINE i32x4 upper_i32(i32xw a) { return (i32x4)_mm256_extracti128_si256((__m256i)a, 1); }
-INLINE i32x4 sum_each_i32w(i32xw a, i32xw b, i32xw c, i32xw d) {
-  return sum_each_i32(lower_i32(a) + upper_i32(a), lower_i32(b) + upper_i32(b),
-                      lower_i32(c) + upper_i32(c), lower_i32(d) + upper_i32(d));
+INLINE i32xw sum_quads_w(i32xw a, i32xw b, i32xw c, i32xw d) {
+  __m256i ab = _mm256_hadd_epi32((__m256i)a, (__m256i)b);
+  return (i32xw)_mm256_hadd_epi32(ab, _mm256_hadd_epi32((__m256i)c, (__m256i)d));
+}
+INLINE i32x4 add_quads_w(i32xw a) {
+  u32x4 low = (u32x4)_mm256_castsi256_si128((__m256i)a);
+  return (i32x4)(low + (u32x4)_mm256_extracti128_si256((__m256i)a, 1));
+}
+
+INLINE i16xw splat_word_w(const void *p) {
+  int32_t word;
+  __builtin_memcpy(&word, p, sizeof word);
+  return (i16xw)_mm256_set1_epi32(word);
+}
+INLINE i16xw splat_quad_w(const void *p) {
+  return (i16xw)_mm256_broadcastsi128_si256(_mm_loadu_si128(p));
+}
+
+/* --- weights in blocks ------------------------------------------------------------------------ */
+
+INLINE f32xw gather_halves_w(const uint8_t *p, size_t stride) {
+  i16x8 v = {0};
+  UNROLL
+  for (size_t r = 0; r < 8; r++) {
+    int16_t half;
+    __builtin_memcpy(&half, p + r * stride, sizeof half);
+    v[r] = half;
+  }
+  return _mm256_cvtph_ps((__m128i)v);
+}
+
+INLINE i32xw gather_words_w(const uint8_t *p, size_t stride) {
+  i32xw v = {0};
+  UNROLL
+  for (size_t r = 0; r < 8; r++) {
+    int32_t word;
+    __builtin_memcpy(&word, p + r * stride, sizeof word);
+    v[r] = word;
+  }
+  return v;
+}
+
+INLINE i16xw gather_quads_w(const uint8_t *p, size_t stride) {
+  return pair_of(load_bytes(p), load_bytes(p + 4 * stride));
+}
+
+INLINE i16xw gather_bits_w(const uint8_t *p, size_t stride) {
+  return pair_of(spread_bits(p), spread_bits(p + 4 * stride));
+}
+
+INLINE i16xw low_bytes_w(i16xw a) {
+  return (i16xw)_mm256_unpacklo_epi8((__m256i)a, (__m256i)a) >> (int16_t)8;
+}
+INLINE i16xw high_bytes_w(i16xw a) {
+  return (i16xw)_mm256_unpackhi_epi8((__m256i)a, (__m256i)a) >> (int16_t)8;
+}
+
+INLINE void transpose_pairs_w(const i16xw v[4], i16xw out[4]) {
+  __m256i a = _mm256_unpacklo_epi16((__m256i)v[0], (__m256i)v[1]);
+  __m256i b = _mm256_unpacklo_epi16((__m256i)v[2], (__m256i)v[3]);
+  __m256i c = _mm256_unpackhi_epi16((__m256i)v[0], (__m256i)v[1]);
+  __m256i d = _mm256_unpackhi_epi16((__m256i)v[2], (__m256i)v[3]);
+  out[0] = (i16xw)_mm256_unpacklo_epi32(a, b), out[1] = (i16xw)_mm256_unpackhi_epi32(a, b);
+  out[2] = (i16xw)_mm256_unpacklo_epi32(c, d), out[3] = (i16xw)_mm256_unpackhi_epi32(c, d);
 }
 
 /* --- values in affine codes ------------------------------------------------------------------- */
-
-INLINE i16xw splat_pair_w(const int16_t *p) {
-  int32_t pair;
-  __builtin_memcpy(&pair, p, sizeof pair);
-  return (i16xw)_mm256_set1_epi32(pair);
-}
-
-INLINE u32xw dot_pairs_w(u32xw sum, i16xw a, i16xw b) {
-  return sum + (u32xw)_mm256_madd_epi16((__m256i)a, (__m256i)b);
-}
 
 /** The first `count` <= 8 bytes; the rest 0. */
 INLINE __m128i eight_bytes(const uint8_t *p, int32_t count) {
@@ -113,13 +158,6 @@ INLINE i16xw pair_long_words(const uint8_t *a, const uint8_t *b, size_t high, in
   nibbles = shift ? _mm256_slli_epi16(nibbles, 4) : _mm256_slli_epi16(nibbles, 8);
   nibbles = _mm256_and_si256(nibbles, _mm256_set1_epi16(0x0f00));
   return (i16xw)_mm256_or_si256(nibbles, byte_pairs(a, b, count));
-}
-
-/* --- keys as sketches ------------------------------------------------------------------------- */
-
-INLINE int32_t counts_bits_wide(int32_t words) { return (void)words, 0; }
-INLINE i32xw differing_bits_w(const uint32_t *query, const uint32_t *keys, int32_t words) {
-  return (void)query, (void)keys, (void)words, splat_i32w(0);
 }
 
 /* --- keys as codes ---------------------------------------------------------------------------- */

@@ -71,9 +71,6 @@ INLINE f32x4 to_f32(i32x4 a) { return __builtin_convertvector(a, f32x4); }
 /** The nearest whole number, ties to even, of |a| < 2^22; any number for others. */
 INLINE i32x4 to_nearest_i32(f32x4 a) { return (i32x4)(a + splat(ROUNDER)) - 0x4b400000; }
 
-/** Of 8 pairs of i8, the first ones as i16. The second ones are a >> 8. */
-INLINE i16x8 first_bytes(i16x8 a) { return (a << (int16_t)8) >> (int16_t)8; }
-
 /** Lanes 0, 2, 4 .. of a and then of b. */
 INLINE i16x8 even_lanes(i16x8 a, i16x8 b) {
   return __builtin_shufflevector(a, b, 0, 2, 4, 6, 8, 10, 12, 14);

@@ -43,7 +43,10 @@ static uint32_t signs(const int8_t *projection, const int16_t *q, size_t d) {
     i32xw sums[4] = {0};
     for (size_t c = 0; c < whole; c += 2 * WIDE)
       UNROLL
-      for (size_t k = 0; k < 4; k++) sums[k] = dot_bytes_w(sums[k], projection + k * d + c, q + c);
+      for (size_t k = 0; k < 4; k++) {
+        i16xw row = widen_i8w(projection + k * d + c);
+        sums[k] = dot_pairs_w(sums[k], row, load_i16xw(q + c));
+      }
     i32x4 four = sum_each_i32w(sums[0], sums[1], sums[2], sums[3]);
     for (size_t c = whole; c < d; c++)
       for (size_t k = 0; k < 4; k++) four[k] += projection[k * d + c] * q[c];

@@ -25,7 +25,7 @@ const variants = [
 ];
 
 /** The addon alone has these: a change in them must not cost a compilation here. */
-const ofAddon = /^(addon|memory|simd-x86|simd-portable|wide-avx2|wide-avx512)\./;
+const ofAddon = /^(addon|memory|simd-x86|simd-portable|simd-wide-avx2|simd-wide-avx512)\./;
 
 async function readSources() {
   const names = (await readdir(sourceDir))
