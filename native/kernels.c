@@ -9,9 +9,7 @@
 #include "linear.c"
 #include "store.c"
 
-#ifdef __wasm__
-#include "pool.c"
-#else
+#ifndef __wasm__
 #include "kernels.h"
 
 #define AT(i) ((void *)(uintptr_t)a[i])

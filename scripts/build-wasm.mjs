@@ -13,16 +13,16 @@ compileFlags.push('-msimd128', '-mbulk-memory', '-mmutable-globals', '-mnontrapp
 const linkFlags = ['--no-entry', '--import-memory', '--max-memory=4294967296', '--stack-first'];
 linkFlags.push('-z', 'stack-size=262144', '--export=__stack_pointer', '--export=__heap_base');
 
-const variants = [
-  { name: 'kernels', compile: [], link: [] },
-  { name: 'kernels-relaxed', compile: ['-mrelaxed-simd'], link: [] },
-  { name: 'kernels-shared', compile: ['-matomics'], link: ['--shared-memory'] },
-  {
-    name: 'kernels-shared-relaxed',
-    compile: ['-matomics', '-mrelaxed-simd'],
-    link: ['--shared-memory'],
-  },
+const relaxations = [
+  { suffix: '', flags: [] },
+  { suffix: '-relaxed', flags: ['-mrelaxed-simd'] },
 ];
+// pool.c alone has to do with threads. What a shared memory is linked to must all have atomics.
+const memories = [
+  { suffix: '', compile: [], link: [] },
+  { suffix: '-shared', compile: ['-matomics'], link: ['--shared-memory'] },
+];
+const nameOf = (memory, relaxation) => `kernels${memory.suffix}${relaxation.suffix}`;
 
 /** The addon alone has these: a change in them must not cost a compilation here. */
 const ofAddon = /^(addon|memory|simd-x86|simd-portable|simd-wide-avx2|simd-wide-avx512)\./;
@@ -54,10 +54,11 @@ async function run(command, flags, files) {
 export async function buildWasm() {
   const sources = await readSources();
   const hash = createHash('sha256')
-    .update(JSON.stringify([sources, compileFlags, linkFlags, variants]))
+    .update(JSON.stringify([sources, compileFlags, linkFlags, relaxations, memories]))
     .digest('hex');
   const stamp = new URL('sources.sha256', outDir);
-  const outputs = variants.map(({ name }) => new URL(`${name}.wasm`, outDir));
+  const names = relaxations.flatMap((r) => memories.map((m) => nameOf(m, r)));
+  const outputs = names.map((name) => new URL(`${name}.wasm`, outDir));
   const current = existsSync(stamp) && (await readFile(stamp, 'utf8')) === hash;
   if (current && outputs.every((url) => existsSync(url))) {
     console.log('wasm: up to date');
@@ -69,14 +70,21 @@ export async function buildWasm() {
   await runLLVM(null, {}, { fetchProgress: () => {} });
   await mkdir(outDir, { recursive: true });
   const sizes = [];
-  for (const [i, { name, compile, link }] of variants.entries()) {
-    const compileCommand = [...compileFlags, ...compile, '-c', 'kernels.c', '-o', 'kernels.o'];
-    const compiled = await run(commands.clang, compileCommand, sources);
-    const linkCommand = [...linkFlags, ...link, 'kernels.o', '-o', 'kernels.wasm'];
-    const objects = { 'kernels.o': compiled['kernels.o'] };
-    const linked = await run(commands['wasm-ld'], linkCommand, objects);
-    await replaceFile(outputs[i], linked['kernels.wasm']);
-    sizes.push(`${name} ${(linked['kernels.wasm'].length / 1024).toFixed(0)} KiB`);
+  const compile = async (unit, flags) => {
+    const command = [...compileFlags, ...flags, '-c', `${unit}.c`, '-o', `${unit}.o`];
+    const files = await run(commands.clang, command, sources);
+    return { [`${unit}.o`]: files[`${unit}.o`] };
+  };
+  for (const relaxation of relaxations) {
+    const kernels = await compile('kernels', ['-matomics', ...relaxation.flags]);
+    for (const memory of memories) {
+      const name = nameOf(memory, relaxation);
+      const objects = { ...kernels, ...(await compile('pool', memory.compile)) };
+      const command = [...linkFlags, ...memory.link, ...Object.keys(objects), '-o', 'kernels.wasm'];
+      const linked = await run(commands['wasm-ld'], command, objects);
+      await replaceFile(new URL(`${name}.wasm`, outDir), linked['kernels.wasm']);
+      sizes.push(`${name} ${(linked['kernels.wasm'].length / 1024).toFixed(0)} KiB`);
+    }
   }
   await replaceFile(stamp, hash);
   console.log(`wasm: ${sizes.join(', ')} in ${((Date.now() - started) / 1000).toFixed(1)} s`);
