@@ -36,6 +36,8 @@ export const tinyShape: ForgeOptions = {
 export const packageRoot = fileURLToPath(new URL('..', import.meta.url));
 
 export const embeddedModel = join(packageRoot, 'models', 'books-skills-5m-q8_0.gguf');
+/** A fourth of its size, for what is slow or asks little of a model. */
+export const smallModel = join(packageRoot, 'models', 'books-skills-1m-q8_0.gguf');
 
 /** A file of the development data beside the repository, which may be absent. */
 export const inShared = (path: string) => join(packageRoot, '..', 'shared', path);

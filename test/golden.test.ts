@@ -12,7 +12,7 @@ import { afterAll, beforeAll, describe, expect, test } from 'vitest';
 import { Session } from '../src/generate/session.ts';
 import { loadModel } from '../src/model/load.ts';
 import type { Model } from '../src/model/model.ts';
-import { embeddedModel, inShared, packageRoot, say, skipBecause } from './forged.ts';
+import { embeddedModel, inShared, packageRoot, say, skipBecause, smallModel } from './forged.ts';
 
 /**
  * The prompt is one where the two best tokens are hardly ever near each other: kernels that round
@@ -93,6 +93,22 @@ describe.each([1, 2])('the embedded model, WebAssembly, %i threads', (threads) =
       expect(rows.length).toBe(whole.length);
       expect(rows.findIndex((logit, i) => logit !== whole[i])).toBe(-1);
     }
+  });
+});
+
+describe.each(['auto', 'wasm', 'reference'] as const)('the small model, %s', (backend) => {
+  const said: Readonly<Record<(typeof specs)[number], number[]>> = {
+    f16: [10, 10, 34, 73, 924, 541, 537, 321, 537, 321],
+    h1b: [10, 10, 34, 34, 34, 34, 34, 34, 34, 34],
+    'bitplane:k=2,v=2,window=0,sinks=0': [10, 10, 34, 73, 924, 541, 537, 321, 537, 321],
+  };
+
+  test.each(specs)('%s', async (spec) => {
+    const model = await loadModel(smallModel, { backend });
+    const { ids } = await continued(model, spec, 'manners are not equal to his.', 10);
+    model.dispose();
+    if (process.env.REGENERATE) say(`${spec}: ${JSON.stringify(ids)}`);
+    expect(ids).toEqual(said[spec]);
   });
 });
 
