@@ -61,14 +61,16 @@ class Exercises:
         return item
 
 
-# Where a reader who answers would look: the person or thing that a line is about, the option that is
-# right, the digits of both terms of a sum, and the fact that answers a question.
-CLUES = ["subject", "option", "first units", "second units", "first tens", "second tens", "fact"]
+# Where a reader who answers would look: the person or thing that a line or a question is about, the option that
+# is right, the digits of both terms of a sum, the fact that answers a question word for word, and the end of the
+# fact that an option or a question repeats.
+CLUES = ["subject", "option", "first units", "second units", "first tens", "second tens", "fact", "stated"]
 _FACT = re.compile(
-    r"^([A-Z][a-z]+) (?:keeps|wears|carries|likes to eat|lives at|will go|was born) (.*)\.$", re.M
+    r"^([A-Z][a-z]+) (keeps|wears|carries|likes to eat|lives at|will go|was born) (.*)\.$", re.M
 )
-_CLOZE = re.compile(r"^Question: W\w+(.*)\nAnswer: (.+)\n\n", re.M)
-_CHOICE = re.compile(r"^Question: \w+(.*)\n((?:[A-D]\. .*\n){4})Answer: ([A-D])", re.M)
+_QUESTION = re.compile(
+    r"^Question: (\w+)(.*)\?\n(?:((?:[A-D]\. .*\n){4})Answer: ([A-D])|Answer: (.+)\n\n)", re.M
+)
 _NAME = re.compile(r"[A-Z]\w+(?: [A-Z]\w+)*")
 _OPTION = re.compile(r"^([A-D])\. (.*)$", re.M)
 _SUM = re.compile(r"(\d+) [-+*/] (\d+) = (\d+)")
@@ -86,28 +88,33 @@ def clues(text, offsets):
         """Tokens of the characters [start, end) look at the token of `char`."""
         targets[CLUES.index(clue), token_at(start) : token_at(end - 1) + 1] = token_at(char)
 
-    facts = {}
-    for fact in _FACT.finditer(text):
+    facts = list(_FACT.finditer(text))
+    for fact in facts:
         look("subject", fact.end(1), fact.end() + 1, fact.end(1) - 1)
-        facts[fact[1], fact[2]] = fact.start(2) - 1
-    for cloze in _CLOZE.finditer(text):
-        colon = cloze.start(2) - 2
-        name = _NAME.search(text, cloze.start(1), cloze.end(1))
+    for question in _QUESTION.finditer(text):
+        word, rest, options, right, answer = question.groups()
+        colon = question.start(4 if options else 5) - 2
+        asks_who = word == "Who"
+        name = None if asks_who else _NAME.search(text, question.start(2), question.end(2))
+        fact = next((f for f in facts if asks_who and rest.endswith(f[3])), None)
         if name:
-            look("subject", name.end(), cloze.end(1) + 1, name.end() - 1)
-            look("subject", colon, colon + 1, name.end() - 1)
-            if (name[0], cloze[2]) in facts:
-                look("fact", colon, colon + 1, facts[name[0], cloze[2]])
-    for choice in _CHOICE.finditer(text):
-        colon = choice.end() - 3
-        name = _NAME.search(text, choice.start(1), choice.end(1))
-        if name:
-            look("subject", name.end(), choice.end(1) + 1, name.end() - 1)
-            look("subject", colon, colon + 1, name.end() - 1)
-        for option in _OPTION.finditer(text, choice.start(2), choice.end(2)):
+            look("subject", name.end(), question.end(2) + 1, name.end() - 1)
+            look("subject", colon, question.end(5) if answer else colon + 1, name.end() - 1)
+        if fact:
+            look("subject", colon, colon + 1, question.end(2) - 1)
+            look("stated", colon, colon + 1, fact.end(3) - 1)
+        for option in _OPTION.finditer(text, *question.span(3)) if options else ():
             look("subject", option.start(2), option.end() + 1, option.start())
-            if option[1] == choice[3]:
+            if option[1] == right:
                 look("option", colon, colon + 1, option.end() - 1)
+            fact = next((f for f in facts if f[3] == option[2]), None)
+            if fact:
+                look("stated", option.end() - 1, option.end(), fact.end(3) - 1)
+        fact = next((f for f in facts if answer and name and (f[1], f[3]) == (name[0], answer)), None)
+        if fact:
+            for token in range(token_at(colon), token_at(question.end(5) - 1)):
+                read = fact.start(3) + offsets[token + 1] - question.start(5)
+                targets[CLUES.index("fact"), token] = token_at(read)
     for sum in _SUM.finditer(text):
         for i, term in ((1, "first"), (2, "second")):
             asks = sum.start(3) - 1, sum.end(3) - 1

@@ -14,8 +14,8 @@ export const skills: Readonly<Record<string, SkillRow>> = {
   'var-track': { load: async () => (await import('./var-track.ts')).skill, weight: 2 },
   copy: { load: async () => (await import('./copy.ts')).skill, weight: 2 },
   'tiny-gsm': { load: async () => (await import('./tiny-gsm.ts')).skill, weight: 8 },
-  'tiny-mmlu': { load: async () => (await import('./tiny-mmlu.ts')).skill, weight: 6 },
-  'tiny-world': { load: async () => (await import('./tiny-world.ts')).skill, weight: 4 },
+  'tiny-mmlu': { load: async () => (await import('./tiny-mmlu.ts')).skill, weight: 10 },
+  'tiny-world': { load: async () => (await import('./tiny-world.ts')).skill, weight: 8 },
   'tiny-humaneval': { load: async () => (await import('./tiny-humaneval.ts')).skill, weight: 3 },
   chat: { load: async () => (await import('./chat.ts')).skill, weight: 1 },
 };
