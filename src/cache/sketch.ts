@@ -16,8 +16,14 @@ export function gaussianProjection(
   headDim: number,
 ): Int8Array {
   const random = new Random(seed * 65536 + layer);
-  const clip = (x: number) => Math.max(-127, Math.min(127, x));
   return Int8Array.from({ length: nKvHeads * bits * headDim }, () =>
-    clip(Math.round(random.normal() / projectionStep)),
+    toI8(random.normal() / projectionStep),
   );
+}
+
+const toI8 = (x: number) => Math.max(-127, Math.min(127, Math.round(x)));
+
+/** A projection that was trained, as caches use it. @param r in units of `projectionStep` */
+export function roundedProjection(r: Float32Array): Int8Array {
+  return Int8Array.from(r, toI8);
 }

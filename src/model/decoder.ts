@@ -17,7 +17,7 @@ export interface DecoderTraits {
 }
 
 /** Weights of one layer; names as in GGUF. */
-interface Layer {
+export interface DecoderLayer {
   readonly attnNorm: Tensor; // [dModel]
   readonly wq: Tensor; // [nHeads * headDimK, dModel]
   readonly wk: Tensor; // [nKvHeads * headDimK, dModel]
@@ -29,6 +29,18 @@ interface Layer {
   readonly wGate: Tensor; // [dFeedForward, dModel]
   readonly wUp: Tensor; // [dFeedForward, dModel]
   readonly wDown: Tensor; // [dModel, dFeedForward]
+}
+
+/** All that a decoder computes with. */
+export interface DecoderParts {
+  readonly config: DecoderConfig;
+  readonly traits: DecoderTraits;
+  /** radians per position of every rotating pair, [ropeDims / 2] */
+  readonly frequencies: Float64Array;
+  readonly tokenEmbedding: Tensor; // [vocabSize, dModel]
+  readonly outputNorm: Tensor; // [dModel]
+  readonly output: Tensor; // [vocabSize, dModel]; the embedding itself where they are tied
+  readonly layers: readonly DecoderLayer[];
 }
 
 /** Space for one step of n positions; every tensor has n rows. */
@@ -62,7 +74,7 @@ export async function loadDecoder(weights: WeightLoader, traits: DecoderTraits):
   const factors = weights.has('rope_freqs.weight')
     ? await weights.loadVector('rope_freqs.weight', config.ropeDims / 2)
     : undefined;
-  const layers: Layer[] = [];
+  const layers: DecoderLayer[] = [];
   for (let i = 0; i < config.nLayers; i++) {
     const matrix = (name: string, rowCount: number, columns: number) =>
       weights.load(`blk.${i}.${name}.weight`, [rowCount, columns]);
@@ -95,8 +107,8 @@ export async function loadDecoder(weights: WeightLoader, traits: DecoderTraits):
   weights.expectAllLoaded();
   const ropeFactors = factors && ((await weights.kernels.read(factors)) as Float32Array);
   const frequencies = ropeFrequencies(config, ropeFactors);
-  const loaded = { tokenEmbedding, outputNorm, output, layers };
-  return new Decoder(weights, config, traits, frequencies, loaded);
+  const parts = { config, traits, frequencies, tokenEmbedding, outputNorm, output, layers };
+  return new Decoder(weights, parts);
 }
 
 class Decoder implements Network {
@@ -109,18 +121,14 @@ class Decoder implements Network {
   private readonly scratchBuffers: KernelBuffer[] = [];
   private logits: Tensor | undefined;
 
+  private readonly config: DecoderConfig;
+
   constructor(
     private readonly loader: WeightLoader,
-    private readonly config: DecoderConfig,
-    private readonly traits: DecoderTraits,
-    private readonly frequencies: Float64Array,
-    private readonly weights: {
-      tokenEmbedding: Tensor; // [vocabSize, dModel]
-      outputNorm: Tensor; // [dModel]
-      output: Tensor; // [vocabSize, dModel]; the embedding itself where they are tied
-      layers: readonly Layer[];
-    },
+    readonly parts: DecoderParts,
   ) {
+    const { config } = parts;
+    this.config = config;
     this.kernels = loader.kernels;
     this.vocabSize = config.vocabSize;
     this.contextLength = config.contextLength;
@@ -154,7 +162,8 @@ class Decoder implements Network {
 
   /** All layers. @returns the residual stream, f32 [n, dModel] */
   private run(batch: readonly BatchItem[], ids: Int32Array): Tensor {
-    const { kernels, config, traits, weights } = this;
+    const { kernels, config, parts: weights } = this;
+    const { traits } = weights;
     const { nHeads, nKvHeads, headDimK, headDimV } = config;
     const n = ids.length;
     const { x, normed, q, k, v, attended, gate, up, ropeTable } = this.reserve(n);
@@ -218,7 +227,7 @@ class Decoder implements Network {
 
   /** Final norm and vocabulary projection. @returns logits f32 [rows, vocabSize] */
   private project(x: Tensor): Tensor {
-    const { kernels, config, weights } = this;
+    const { kernels, config, parts: weights } = this;
     const n = x.shape[0];
     kernels.rmsNorm(x, weights.outputNorm, config.rmsEpsilon, x);
     if (!this.logits || this.logits.shape[0] < n) {
@@ -236,7 +245,7 @@ class Decoder implements Network {
     let row = 0;
     for (const { ids, cache } of batch) {
       const offset = row * this.config.ropeDims;
-      fillRopeTable(this.frequencies, cache.length, ids.length, table, offset);
+      fillRopeTable(this.parts.frequencies, cache.length, ids.length, table, offset);
       row += ids.length;
     }
     this.kernels.write(ropeTable, table);

@@ -64,6 +64,7 @@ export async function loadModel(
       adapter,
       layers: network.layers,
       vocabSize: network.vocabSize,
+      parts: network.parts,
       weightBytes: network.weightBytes,
       forward: (batch, logitRows) => network.forward(batch, logitRows),
       createCache: (spec) => createCache(spec, network.layers, chosen, adapter),

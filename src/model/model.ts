@@ -2,6 +2,7 @@ import type { Adapter } from '../cache/adapter.ts';
 import type { KvCache, LayerShape } from '../cache/cache.ts';
 import type { Kernels, Tensor } from '../kernels/kernels.ts';
 import type { Tokenizer } from '../tokenizer/tokenizer.ts';
+import type { DecoderParts } from './decoder.ts';
 import type { WeightLoader } from './weights.ts';
 
 /** One sequence's share of a forward pass: new token ids, and the cache that holds what came before. */
@@ -26,6 +27,8 @@ export interface Network {
   readonly vocabSize: number;
   /** Positions that the model was trained for; longer prompts are refused. */
   readonly contextLength: number;
+  /** What `forward` computes with, for those that compute more with it, such as gradients. */
+  readonly parts: DecoderParts;
   /** Bytes of the weights in kernel memory, in their stored types. */
   readonly weightBytes: number;
   /** Releases weights and scratch. */

@@ -1,0 +1,154 @@
+import type { Kernels, RopeStyle, Tensor } from '../kernels/kernels.ts';
+import { allocTensor, tensor } from '../kernels/tensor.ts';
+import { dequantize } from '../math/blocks.ts';
+import { elementCount, tensorSizeBytes, type DType } from '../math/dtype.ts';
+import { bytesOf } from '../kernels/tensor.ts';
+
+/**
+ * The engine's kernels over arrays of TypeScript. Each call copies in and out, which costs little
+ * beside a matrix product, and lets a reverse pass be written as plainly as it is thought.
+ */
+export class ArrayKernels {
+  /** buffers that calls lay their arguments in, by what for; they only grow */
+  private readonly held = new Map<string, Tensor>();
+  private readonly turned = new Map<Tensor, Tensor>();
+
+  constructor(readonly kernels: Kernels) {}
+
+  /** x w^T. @param x [n, columns] @param weight [rows, columns] @returns [n, rows] */
+  linear(x: Float32Array, weight: Tensor): Float32Array {
+    const [rows, columns] = weight.shape;
+    const n = x.length / columns;
+    const out = this.room('out', 'f32', [n, rows]);
+    this.kernels.linear(this.put('x', x, [n, columns]), [{ weight, out }]);
+    return this.take(out);
+  }
+
+  /** x w^T of two arrays with rows of `columns`. */
+  product(x: Float32Array, w: Float32Array, columns: number): Float32Array {
+    return this.linear(x, this.put('weight', w, [w.length / columns, columns]));
+  }
+
+  /** x w, with w a weight of the model in f32: what takes gradients back through `linear`. */
+  linearBack(x: Float32Array, weight: Tensor): Float32Array {
+    let turned = this.turned.get(weight);
+    if (!turned) {
+      const [rows, columns] = weight.shape;
+      const bytes = this.kernels.view(bytesOf(weight)) as Uint8Array;
+      const data = transpose(dequantize(weight.dtype, bytes, rows * columns), columns);
+      turned = allocTensor(this.kernels, 'f32', [columns, rows]);
+      this.kernels.write(turned, data);
+      this.turned.set(weight, turned);
+    }
+    return this.linear(x, turned);
+  }
+
+  embed(table: Tensor, ids: Int32Array): Float32Array {
+    const out = this.room('out', 'f32', [ids.length, table.shape[1]]);
+    this.kernels.embed(table, ids, out);
+    return this.take(out);
+  }
+
+  rmsNorm(x: Float32Array, weight: Tensor, epsilon: number): Float32Array {
+    const [d] = weight.shape;
+    const t = this.put('x', x, [x.length / d, d]);
+    this.kernels.rmsNorm(t, weight, epsilon, t);
+    return this.take(t);
+  }
+
+  /** x + bias, row by row. */
+  addBias(x: Float32Array, bias: Tensor): Float32Array {
+    const [d] = bias.shape;
+    const t = this.put('x', x, [x.length / d, d]);
+    this.kernels.addBias(t, bias);
+    return this.take(t);
+  }
+
+  /** @param table (cos, sin) of each pair, [n, pairs, 2] */
+  rope(
+    x: Float32Array,
+    shape: readonly [n: number, heads: number, headDim: number],
+    table: Float32Array,
+    style: RopeStyle,
+  ): Float32Array {
+    const t = this.put('x', x, shape);
+    const pairs = table.length / shape[0] / 2;
+    this.kernels.rope(t, this.put('table', table, [shape[0], pairs, 2]), style);
+    return this.take(t);
+  }
+
+  swiglu(gate: Float32Array, up: Float32Array): Float32Array {
+    const t = this.put('x', gate, [gate.length]);
+    this.kernels.swiglu(t, this.put('weight', up, [up.length]));
+    return this.take(t);
+  }
+
+  /**
+   * Signs of a projection as 1 and -1, bit for bit those that a cache stores.
+   * @param x f32 [n, heads, d] @param projection i8 [nKvHeads, bits, d] @returns [heads][n, bits]
+   */
+  sketchSigns(
+    x: Float32Array,
+    heads: number,
+    projection: Int8Array,
+    [nKvHeads, bits, d]: readonly [number, number, number],
+  ): Float32Array[] {
+    const n = x.length / heads / d;
+    const page = this.room('out', 'u32', [heads, n, bits / 32]);
+    const r = this.room('projection', 'i8', [nKvHeads, bits, d]);
+    this.kernels.write(r, projection);
+    this.kernels.storeSketch(this.put('x', x, [n, heads, d]), r, page, 0);
+    const words = this.kernels.view(page) as Uint32Array;
+    return Array.from({ length: heads }, (_, head) => {
+      const from = head * n * bits;
+      return Float32Array.from({ length: n * bits }, (_, i) =>
+        (words[(from + i) >> 5] >>> (i & 31)) & 1 ? 1 : -1,
+      );
+    });
+  }
+
+  dispose(): void {
+    for (const { buffer } of [...this.held.values(), ...this.turned.values()]) {
+      this.kernels.free(buffer);
+    }
+    this.held.clear();
+    this.turned.clear();
+  }
+
+  private put(name: string, data: Float32Array, shape: readonly number[]): Tensor {
+    const t = this.room(name, 'f32', shape);
+    this.kernels.write(t, data);
+    return t;
+  }
+
+  private room(name: string, dtype: DType, shape: readonly number[]): Tensor {
+    const needed = tensorSizeBytes(dtype, shape);
+    let held = this.held.get(name);
+    if (!held || held.buffer.sizeBytes < needed) {
+      if (held) this.kernels.free(held.buffer);
+      this.held.delete(name);
+      held = allocTensor(this.kernels, 'u8', [needed]);
+      this.held.set(name, held);
+    }
+    return tensor(held.buffer, dtype, shape);
+  }
+
+  private take(t: Tensor): Float32Array {
+    return (this.kernels.view(t) as Float32Array).slice(0, elementCount(t.shape));
+  }
+}
+
+/** @param x [rows, columns] @returns [columns, rows] */
+export function transpose(x: Float32Array, columns: number): Float32Array {
+  const rows = x.length / columns;
+  const out = new Float32Array(x.length);
+  for (let r = 0; r < rows; r++) {
+    for (let c = 0; c < columns; c++) out[c * rows + r] = x[r * columns + c];
+  }
+  return out;
+}
+
+/** to += x, element by element. */
+export function addTo(to: Float32Array, x: Float32Array): void {
+  for (let i = 0; i < to.length; i++) to[i] += x[i];
+}

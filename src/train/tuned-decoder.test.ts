@@ -1,0 +1,121 @@
+import { existsSync } from 'node:fs';
+import { describe, expect, test } from 'vitest';
+import { embeddedModel, forgeModel, skipBecause } from '../../test/forged.ts';
+import { loadModel } from '../model/load.ts';
+import type { Model } from '../model/model.ts';
+import { Random } from '../math/random.ts';
+import { TunedDecoder } from './tuned-decoder.ts';
+import { tuningLoss } from './tuning-loss.ts';
+import {
+  arraysOf,
+  mapTuning,
+  startTuning,
+  zerosLike,
+  type Tuning,
+  type ValueTraining,
+} from './tuning.ts';
+
+const bits = 64;
+const temperature = 0.2;
+
+function tuningOf(model: Model, values: ValueTraining, b = bits): Tuning {
+  const temperatures = model.layers.map(({ nHeads }) => Array<number>(nHeads).fill(temperature));
+  const { dModel } = model.parts.config;
+  return startTuning(model.layers, { bits: b, seed: 0, values, dModel, temperatures });
+}
+
+/** A tuning with everything moved a little away from where training starts. */
+function moved(tuning: Tuning): Tuning {
+  const random = new Random(5);
+  return mapTuning(tuning, (x, name) => {
+    const step = name.endsWith('projection') ? 8 : 0.1;
+    return x.map((value) => value + step * random.normal());
+  });
+}
+
+async function engineLogits(model: Model, ids: Int32Array, b: number): Promise<Float32Array> {
+  const cache = await model.createCache(`h1b:b=${b},t=${temperature}`);
+  try {
+    const logits = await model.forward([{ ids, cache }], 'all');
+    return ((await model.kernels.read(logits)) as Float32Array).slice();
+  } finally {
+    cache.dispose();
+  }
+}
+
+const largestDifference = (x: Float32Array, y: Float32Array) =>
+  x.reduce((most, value, i) => Math.max(most, Math.abs(value - y[i])), 0);
+
+const someIds = (n: number, vocab: number) =>
+  Int32Array.from({ length: n }, (_, i) => (i * 37 + (i % 7) * 11 + 5) % vocab);
+
+const shapes = {
+  'grouped queries': {},
+  'a type in blocks': { type: 'Q8_0' as const, dModel: 64, headDim: 32 },
+};
+
+describe('the forward pass agrees with the engine', () => {
+  test.each(Object.entries(shapes))('on a tiny model with %s', async (_name, change) => {
+    const model = await forgeModel(change);
+    const ids = someIds(40, model.vocabSize);
+    const decoder = new TunedDecoder(model, { bits, surrogate: false });
+    const { logits } = decoder.forward(ids, tuningOf(model, 'none'));
+    expect(largestDifference(logits, await engineLogits(model, ids, bits))).toBeLessThan(1e-3);
+    decoder.dispose();
+    model.dispose();
+  });
+
+  test('on the embedded model', async ({ skip }) => {
+    if (!existsSync(embeddedModel)) skipBecause(skip, 'embedded model', 'the file is absent');
+    const model = await loadModel(embeddedModel, { adapter: false });
+    const ids = model.tokenizer.encode('The rain had stopped, and the old man went out again.');
+    const decoder = new TunedDecoder(model, { bits: 256, surrogate: false });
+    const { logits } = decoder.forward(ids, tuningOf(model, { rank: 2 }, 256));
+    const expected = await engineLogits(model, ids, 256);
+    expect(tuningLoss(expected, logits, ids, 0).kl).toBeLessThan(1e-5);
+    expect(largestDifference(logits, expected)).toBeLessThan(0.05);
+    decoder.dispose();
+    model.dispose();
+  });
+});
+
+describe('gradients are the slopes of the loss', () => {
+  const kinds: [string, ValueTraining][] = [
+    ['a product of rank 2', { rank: 2 }],
+    ['a whole matrix', 'full'],
+  ];
+  test.each(kinds)('with values trained as %s', async (_name, values) => {
+    const model = await forgeModel({}, { backend: 'reference' });
+    const ids = someIds(12, model.vocabSize);
+    const decoder = new TunedDecoder(model, { bits: 32, surrogate: true });
+    const tuning = moved(tuningOf(model, values, 32));
+    const teacher = decoder.forward(ids, tuningOf(model, 'none', 32)).logits.map((x) => 3 * x);
+    const lossOf = (at: Tuning) => {
+      const { kl, student } = tuningLoss(teacher, decoder.forward(ids, at).logits, ids, 0.3);
+      return kl + 0.3 * student;
+    };
+    const gradient = zerosLike(tuning);
+    const tape = decoder.forward(ids, tuning);
+    const { dLogits } = tuningLoss(teacher, tape.logits, ids, 0.3);
+    decoder.backward(tape, dLogits, tuning, gradient);
+
+    const flat = arraysOf(gradient);
+    arraysOf(tuning).forEach((_, index) => {
+      // Along the gradient itself, the slope is its length; a wrong sign or factor shows.
+      const length = Math.hypot(...flat[index]);
+      expect(length).toBeGreaterThan(0);
+      const step = 2e-3 * Math.min(1, Math.hypot(...arraysOf(tuning)[index])) * 4;
+      const at = (sign: number) => {
+        let place = 0;
+        return mapTuning(tuning, (x) =>
+          place++ === index ? x.map((v, i) => v + (sign * step * flat[index][i]) / length) : x,
+        );
+      };
+      const slope = (lossOf(at(1)) - lossOf(at(-1))) / (2 * step);
+      expect(slope / length).toBeGreaterThan(0.97);
+      expect(slope / length).toBeLessThan(1.03);
+    });
+    decoder.dispose();
+    model.dispose();
+  });
+});
