@@ -4,7 +4,7 @@ import { existsSync, mkdirSync, readdirSync, readFileSync, writeFileSync } from 
 import { join } from 'node:path';
 import { beforeAll, describe, expect, test } from 'vitest';
 import { forgeBytes } from '../src/bench/forge-node.ts';
-import { parseAdapter } from '../src/cache/adapter.ts';
+import { readAdapter } from '../src/model/adapter-file.ts';
 import { packageRoot, say, temporaryFolder, tinyShape } from './forged.ts';
 
 const cli = join(packageRoot, 'dist', 'cli.js');
@@ -207,16 +207,24 @@ describe.skipIf(!isBuilt)('h1bkv', () => {
     });
   });
 
-  test('calibrate writes an adapter that generate finds', () => {
+  test('calibrate writes an adapter that generate finds', async () => {
     const text = join(folder, 'fit.txt');
     writeFileSync(text, 'the cat sat on the mat and the rat sat on the hat; '.repeat(5));
     const args = ['calibrate', '--model', model, '--text', text, '--bits', '32', '--json'];
     const { code, out } = run(args);
     expect(code).toBe(0);
-    const written = readFileSync(join(folder, 'tiny.adapter.json'), 'utf8');
-    expect(JSON.parse(out)).toEqual(JSON.parse(written));
+    const written = readFileSync(join(folder, 'tiny.adapter.safetensors'));
     const { hash } = JSON.parse(run(['info', model, '--json']).out) as { hash: string };
-    expect(parseAdapter(written, 'written', hash).temperatures[0].bits).toBe(32);
+    const { text: about, temperatures, statistics } = await readAdapter(written, 'written', hash);
+    expect(JSON.parse(out)).toEqual({
+      file: join(folder, 'tiny.adapter.safetensors'),
+      sizeBytes: written.length,
+      model: hash,
+      text: about,
+      temperatures,
+      layers: statistics?.length,
+    });
+    expect(temperatures[0].bits).toBe(32);
     const report = run(generateArgs('--cache', 'h1b:b=32', '--max-tokens', '2', '--json')).out;
     expect(JSON.parse(report)).toMatchObject({ cache: { spec: 'h1b:b=32,seed=0,t=head' } });
   });

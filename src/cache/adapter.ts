@@ -30,10 +30,11 @@ export interface LayerStatistics {
   readonly valueCosts: Float32Array;
 }
 
-/** What was fitted for one model; kept as JSON beside it. */
+/**
+ * What was fitted for one model. Each field beyond the first two is a part that methods may ask for;
+ * src/model/adapter-file.ts keeps them in a file.
+ */
 export interface Adapter {
-  readonly format: 'h1b-kv adapter';
-  readonly version: 1;
   /** `Model.hash` of the model that it was fitted for */
   readonly model: string;
   /** what the fit ran on, for people */
@@ -41,67 +42,6 @@ export interface Adapter {
   readonly temperatures: readonly TemperatureFit[];
   /** by layer */
   readonly statistics?: readonly LayerStatistics[];
-}
-
-/**
- * Reads an adapter from JSON text and checks that it belongs to a model.
- * @throws KvError "format" if it is damaged, of another version or fitted for another model
- */
-export function parseAdapter(json: string, name: string, modelHash: string): Adapter {
-  let value: Partial<Adapter>;
-  try {
-    value = JSON.parse(json) as Partial<Adapter>;
-  } catch (cause) {
-    throw new KvError('format', `adapter ${name}: not JSON. Run h1bkv calibrate again.`, { cause });
-  }
-  const problem = adapterProblem(value, modelHash);
-  if (problem)
-    throw new KvError('format', `adapter ${name}: ${problem} Run h1bkv calibrate again.`);
-  try {
-    const statistics = (value.statistics as unknown as StoredStatistics[] | undefined)?.map(unpack);
-    return { ...(value as Adapter), ...(statistics && { statistics }) };
-  } catch (cause) {
-    throw new KvError(
-      'format',
-      `adapter ${name}: its statistics are damaged. Run h1bkv calibrate again.`,
-      { cause },
-    );
-  }
-}
-
-/** The adapter as JSON text, for `parseAdapter`. */
-export function formatAdapter(adapter: Adapter): string {
-  return JSON.stringify({ ...adapter, statistics: adapter.statistics?.map(pack) }, null, 1) + '\n';
-}
-
-/** Numbers as base64 of little-endian f32: a tenth of the digits, and exact. */
-type StoredStatistics = Record<keyof LayerStatistics, string>;
-
-const statisticsKeys = ['keyMean', 'valueMean', 'keys', 'queries', 'valueCosts'] as const;
-
-function pack(layer: LayerStatistics): StoredStatistics {
-  const text = ({ buffer, byteOffset, byteLength }: Float32Array) =>
-    btoa(
-      Array.from(new Uint8Array(buffer, byteOffset, byteLength), (b) =>
-        String.fromCharCode(b),
-      ).join(''),
-    );
-  return Object.fromEntries(
-    statisticsKeys.map((key) => [key, text(layer[key])]),
-  ) as StoredStatistics;
-}
-
-/** @throws if a field is no base64 of finite f32 */
-function unpack(stored: StoredStatistics): LayerStatistics {
-  const numbers = (text: string) => {
-    const bytes = Uint8Array.from(atob(text), (char) => char.charCodeAt(0));
-    const all = new Float32Array(bytes.buffer);
-    if (!all.every(Number.isFinite)) throw new Error('not finite');
-    return all;
-  };
-  return Object.fromEntries(
-    statisticsKeys.map((key) => [key, numbers(stored[key])]),
-  ) as unknown as LayerStatistics;
 }
 
 /** @throws KvError "shape" if statistics were collected for other layers */
@@ -157,25 +97,4 @@ export function fittedTemperatures(
     head: (layer: number, head: number) => fit.head[layer][head],
   }[granularity];
   return fit.head.map((heads, layer) => heads.map((_, head) => pick(layer, head)));
-}
-
-function adapterProblem(value: Partial<Adapter> | null, modelHash: string): string | undefined {
-  if (value?.format !== 'h1b-kv adapter') return 'it is not an h1b-kv adapter.';
-  if (value.version !== 1) return `its version is ${value.version}; this program reads version 1.`;
-  if (value.model !== modelHash) return 'it was fitted for another model.';
-  const positive = (t: unknown) => typeof t === 'number' && t > 0 && Number.isFinite(t);
-  const wellFormed =
-    Array.isArray(value.temperatures) &&
-    value.temperatures.every(
-      (fit: Partial<TemperatureFit> | null) =>
-        fit &&
-        Number.isInteger(fit.bits) &&
-        positive(fit.global) &&
-        Array.isArray(fit.layer) &&
-        Array.isArray(fit.head) &&
-        fit.layer.length === fit.head.length &&
-        fit.layer.every(positive) &&
-        fit.head.every((heads) => Array.isArray(heads) && heads.every(positive)),
-    );
-  return wellFormed ? undefined : 'its temperatures are damaged.';
 }

@@ -1,9 +1,10 @@
 import { readFileSync } from 'node:fs';
 import { basename, join } from 'node:path';
 import { InvalidArgumentError, type Command } from 'commander';
-import { formatAdapter } from '../cache/adapter.ts';
+import type { Adapter } from '../cache/adapter.ts';
 import { KvError } from '../errors/errors.ts';
 import { writeFileAtomically } from '../format/file-node.ts';
+import { adapterBytes, adapterSuffix } from '../model/adapter-file.ts';
 import { calibrate } from '../train/calibrate.ts';
 import { collectStatistics } from '../train/statistics.ts';
 import {
@@ -30,7 +31,7 @@ export function define(command: Command): void {
     .option('--bits <list>', 'sketch widths, separated by commas', widths, [64, 128, 256])
     .option('--seed <n>', 'seed of the sketches', wholeNumber(0, 65535), 0)
     .option('--out <file>', 'adapter file (default: beside the model, where it is found again)')
-    .option('--json', 'print the adapter on standard output')
+    .option('--json', 'print one JSON document on standard output')
     .addHelpText('after', '\nExample:\n  h1bkv calibrate --model model.gguf --bits 256')
     .action((flags: CalibrateFlags) => run(flags));
 }
@@ -69,18 +70,28 @@ async function run(flags: CalibrateFlags): Promise<void> {
     const statistics = await collectStatistics(model, ids, { onProgress: collecting });
     collecting.done();
     const adapter = { ...temperatures, statistics };
-    const json = formatAdapter(adapter);
-    await writeFileAtomically(out, (sink) => sink.write(new TextEncoder().encode(json)));
-    if (flags.json) return console.log(json);
-    for (const fit of adapter.temperatures) {
-      console.log(
-        `b=${fit.bits}: T = ${fit.global} for all heads; per layer ${fit.layer.join(' ')}`,
-      );
-    }
-    console.log(`written to ${out}`);
+    const bytes = adapterBytes(adapter);
+    await writeFileAtomically(out, (sink) => sink.write(bytes));
+    if (flags.json) console.log(JSON.stringify(report(out, bytes.length, adapter), null, 2));
+    else print(out, adapter);
   } finally {
     model.dispose();
   }
+}
+
+/** What is said of an adapter on standard output; its matrices are only in the file. */
+function report(file: string, sizeBytes: number, adapter: Adapter) {
+  const { model, text, temperatures, statistics } = adapter;
+  return { file, sizeBytes, model, text, temperatures, layers: statistics?.length ?? 0 };
+}
+
+function print(file: string, { temperatures }: Adapter): void {
+  const short = (t: number) => t.toPrecision(3);
+  for (const { bits, global, layer } of temperatures) {
+    const perLayer = layer.map(short).join(' ');
+    console.log(`b=${bits}: T = ${short(global)} for all heads; per layer ${perLayer}`);
+  }
+  console.log(`written to ${file}`);
 }
 
 /** Where a model's adapter is found again. @throws KvError "usage" where nothing can be written */
@@ -91,7 +102,7 @@ function besideModel(name: string): string {
       `calibrate: ${name} is not a path, so an adapter cannot be put beside it. Say where with --out.`,
     );
   }
-  return modelPath(name).replace(/(\.gguf|\/)$/, '') + '.adapter.json';
+  return modelPath(name).replace(/(\.gguf|\/)$/, '') + adapterSuffix;
 }
 
 function readText(file: string): string {

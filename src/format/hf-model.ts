@@ -103,7 +103,7 @@ async function readShards(
 ): Promise<Map<string, SafetensorsEntry>> {
   const found = new Map<string, SafetensorsEntry>();
   for (const [i, shard] of shards.entries()) {
-    for (const [tensor, entry] of await readSafetensors(shard)) {
+    for (const [tensor, entry] of (await readSafetensors(shard)).tensors) {
       ensure(
         !found.has(tensor),
         'format',

@@ -2,7 +2,12 @@ import fc from 'fast-check';
 import { describe, expect, test } from 'vitest';
 import { safetensorsBytes, withHeader } from '../../test/hf-twin.ts';
 import { KvError } from '../errors/errors.ts';
-import { maxSafetensorsHeaderBytes, readSafetensors } from './safetensors.ts';
+import {
+  maxSafetensorsHeaderBytes,
+  readSafetensors,
+  type SafetensorsHeader,
+} from './safetensors.ts';
+import { safetensorsBytes as writtenBytes } from './safetensors-write.ts';
 import { memorySource } from './source.ts';
 
 const read = (bytes: Uint8Array) => readSafetensors(memorySource(bytes, 'x.safetensors'));
@@ -23,7 +28,7 @@ const lying = (row: object, dataBytes = 4) =>
 describe('readSafetensors', () => {
   test('lists tensors with absolute offsets, types that the engine lacks included', async () => {
     const start = small.length - 25;
-    expect(Object.fromEntries(await read(small))).toEqual({
+    expect(Object.fromEntries((await read(small)).tensors)).toEqual({
       b: { dtype: 'BF16', shape: [3, 2], offset: start, sizeBytes: 12 },
       none: { dtype: 'F32', shape: [0, 2], offset: start + 12, sizeBytes: 0 },
       a: { dtype: 'F8_E4M3', shape: [5], offset: start + 12, sizeBytes: 5 },
@@ -36,6 +41,11 @@ describe('readSafetensors', () => {
     ['a header that is no JSON', withHeader('{"a":', []), /header that is no JSON/],
     ['a header that is no UTF-8', Uint8Array.of(1, 0, 0, 0, 0, 0, 0, 0, 255), /no JSON/],
     ['a header that is a list', withHeader('[]', []), /the header is \[\]; need a JSON object/],
+    [
+      'metadata that is no text',
+      withHeader('{"__metadata__":{"v":2}}', []),
+      /"v" is 2; need a string/,
+    ],
     ['a row that is no object', withHeader('{"w":3}', []), /tensor "w" is 3; need a JSON object/],
     ['a negative size', lying({ shape: [-1] }), /has shape \[-1\]/],
     ['a broken size', lying({ shape: [0.5] }), /has shape \[0.5\]/],
@@ -50,6 +60,22 @@ describe('readSafetensors', () => {
     const reading = read(bytes);
     await expect(reading).rejects.toMatchObject({ name: 'KvError', code: 'format' });
     await expect(reading).rejects.toThrow(message);
+  });
+
+  test('reads what is written, numbers at multiples of 8 and metadata included', async () => {
+    const numbers = Float32Array.of(1, -2.5, 3e-9, Infinity, 0.1, 7);
+    const tensors = new Map([
+      ['empty', { shape: [0], numbers: new Float32Array() }],
+      ['é.1', { shape: [2, 3], numbers }],
+    ]);
+    const bytes = writtenBytes(tensors, { format: 'x', about: 'größer' });
+    const found = await read(bytes);
+    expect(Object.fromEntries(found.metadata)).toEqual({ format: 'x', about: 'größer' });
+    const { offset, ...rest } = found.tensors.get('é.1') ?? { offset: 0 };
+    expect(rest).toEqual({ dtype: 'F32', shape: [2, 3], sizeBytes: 24 });
+    expect(offset % 8).toBe(0);
+    expect(new Float32Array(bytes.buffer, offset, 6)).toEqual(numbers);
+    expect(found.tensors.get('empty')).toEqual({ dtype: 'F32', shape: [0], offset, sizeBytes: 0 });
   });
 
   test('refuses overlapping tensors', async () => {
@@ -91,13 +117,13 @@ describe('readSafetensors', () => {
           const bytes = small.slice(0, cut || small.length);
           for (const [at, value] of changes) if (at < bytes.length) bytes[at] = value;
           const found = await read(bytes).catch((error: unknown) => error);
-          if (found instanceof Map) {
-            for (const { offset, sizeBytes } of (
-              found as Awaited<ReturnType<typeof read>>
-            ).values()) {
-              expect(offset + sizeBytes).toBeLessThanOrEqual(bytes.length);
-            }
-          } else expect(found).toBeInstanceOf(KvError);
+          if (found instanceof Error) {
+            expect(found).toBeInstanceOf(KvError);
+            return;
+          }
+          for (const { offset, sizeBytes } of (found as SafetensorsHeader).tensors.values()) {
+            expect(offset + sizeBytes).toBeLessThanOrEqual(bytes.length);
+          }
         },
       ),
       { numRuns: 300 },

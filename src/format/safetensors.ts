@@ -19,6 +19,13 @@ export interface SafetensorsEntry {
   readonly sizeBytes: number;
 }
 
+export interface SafetensorsHeader {
+  /** By name, in the header's order. */
+  readonly tensors: Map<string, SafetensorsEntry>;
+  /** What the file says about itself: words, by word. */
+  readonly metadata: ReadonlyMap<string, string>;
+}
+
 /** The format's own limit, so that a header can be parsed in memory. */
 export const maxSafetensorsHeaderBytes = 100_000_000;
 
@@ -54,14 +61,13 @@ const lengthBytes = 8;
 /**
  * Reads and checks the header: every length, shape and offset is held against the limits and the
  * size of the source before it is used, and the tensors must fill the file without gap or overlap.
- * @returns tensors by name, in the header's order
  * @throws KvError "format" if the file is damaged, "unsupported" for an unknown element type
  */
-export async function readSafetensors(source: ByteSource): Promise<Map<string, SafetensorsEntry>> {
+export async function readSafetensors(source: ByteSource): Promise<SafetensorsHeader> {
   const where = `safetensors: ${source.name}`;
   const header = await readHeader(source, where);
   const dataOffset = lengthBytes + header.sizeBytes;
-  const rows = Object.entries(header.json).filter(([name]) => name !== '__metadata__');
+  const rows = Object.entries(header.json).filter(([name]) => name !== metadataKey);
   ensure(
     rows.length <= maxTensorCount,
     'format',
@@ -71,7 +77,23 @@ export async function readSafetensors(source: ByteSource): Promise<Map<string, S
     rows.map(([name, row]) => [name, readRow(row, dataOffset, `${where}: tensor "${name}"`)]),
   );
   ensureWithoutGaps(tensors, dataOffset, source);
-  return tensors;
+  return { tensors, metadata: readMetadata(header.json[metadataKey], where) };
+}
+
+const metadataKey = '__metadata__';
+
+function readMetadata(value: unknown, where: string): Map<string, string> {
+  const words =
+    value === undefined || value === null ? {} : asObject(value, `${where}: the metadata`);
+  return new Map(
+    Object.entries(words).map(([key, word]) => {
+      if (typeof word === 'string') return [key, word];
+      throw new KvError(
+        'format',
+        `${where}: metadata "${key}" is ${describe(word)}; need a string. Fetch the file again.`,
+      );
+    }),
+  );
 }
 
 async function readHeader(source: ByteSource, where: string) {

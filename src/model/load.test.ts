@@ -8,6 +8,7 @@ import { readGguf } from '../format/gguf.ts';
 import { memorySource, type ByteSource } from '../format/source.ts';
 import type { Kernels } from '../kernels/kernels.ts';
 import { createKernels } from '../kernels/select.ts';
+import { adapterBytes } from './adapter-file.ts';
 import { loadModel } from './load.ts';
 
 let kernels: Kernels;
@@ -212,12 +213,11 @@ test('weights beyond what a backend holds are refused before any is read', async
 describe('adapters', () => {
   const fit = {
     bits: 64,
-    global: 0.1,
-    layer: [0.1, 0.2],
-    head: [Array(4).fill(0.1), Array(4).fill(0.2)],
+    global: 0.5,
+    layer: [0.5, 0.25],
+    head: [Array<number>(4).fill(0.5), Array<number>(4).fill(0.25)],
   };
-  const adapter = (model: string) =>
-    JSON.stringify({ format: 'h1b-kv adapter', version: 1, model, text: '', temperatures: [fit] });
+  const adapter = (model: string) => adapterBytes({ model, text: '', temperatures: [fit] });
 
   test('one that was fitted for this model is used', async () => {
     const bare = await loadModel(memorySource(whole, 'forged'), { kernels });
@@ -228,12 +228,17 @@ describe('adapters', () => {
     const cache = await model.createCache('h1b:b=64');
     expect(cache.spec).toBe('h1b:b=64,seed=0,t=head');
     cache.dispose();
+    await expect(model.createCache('h1b:b=96,t=head')).rejects.toThrow(
+      /for b=96, and this model's has b=64\. Run h1bkv calibrate --bits 96/,
+    );
     model.dispose();
   });
 
-  test.each(['another', 'not JSON'])('one of %s model is refused', async (what) => {
-    const text = what === 'another' ? adapter('0123') : '{';
-    const load = loadModel(memorySource(whole, 'forged'), { kernels, adapter: text });
+  test.each([
+    ['another model', adapter('0123')],
+    ['nobody', new TextEncoder().encode('{ "format": "h1b-kv adapter" }')],
+  ])('one of %s is refused', async (_, bytes) => {
+    const load = loadModel(memorySource(whole, 'forged'), { kernels, adapter: bytes });
     await expect(load).rejects.toThrow(expect.objectContaining({ code: 'format' }));
   });
 });

@@ -1,5 +1,4 @@
 import { openModel } from '#model-platform';
-import { parseAdapter } from '../cache/adapter.ts';
 import { createCache } from '../cache/registry.ts';
 import { ensure } from '../errors/errors.ts';
 import type { Gguf } from '../format/gguf.ts';
@@ -10,6 +9,7 @@ import type { BackendChoice, Kernels } from '../kernels/kernels.ts';
 import { createKernels } from '../kernels/select.ts';
 import { chatTemplateOf } from '../tokenizer/chat-template.ts';
 import { tokenizerFromGguf } from '../tokenizer/gguf-tokenizer.ts';
+import { adapterSuffix, readAdapter } from './adapter-file.ts';
 import type { Model } from './model.ts';
 import { openGguf, type OpenedModel, type OpenOptions } from './open.ts';
 import { modelFamily } from './registry.ts';
@@ -23,10 +23,10 @@ export interface LoadOptions extends OpenOptions {
   /** Kernels to share between models; they are not disposed with the model. */
   readonly kernels?: Kernels;
   /**
-   * Adapter as JSON text, or false for none. Default: `<model>.adapter.json` beside the file, where
-   * there is one.
+   * The bytes of an adapter file, or false for none. Default: `<model>.adapter.safetensors` beside the
+   * file, where there is one.
    */
-  readonly adapter?: string | false;
+  readonly adapter?: Uint8Array | false;
   readonly onProgress?: LoadProgress;
 }
 
@@ -40,14 +40,16 @@ export async function loadModel(
   input: string | URL | Blob | ByteSource,
   options: LoadOptions = {},
 ): Promise<Model> {
-  const { gguf, source, family, tokenizer, chatTemplate, hash, adapterText } = await readHead(
+  const { gguf, source, family, tokenizer, chatTemplate, hash, adapterFile } = await readHead(
     input,
     options,
   );
   let kernels = options.kernels;
   let weights: WeightLoader | undefined;
   try {
-    const adapter = adapterText ? parseAdapter(adapterText, `of ${source.name}`, hash) : undefined;
+    const adapter = adapterFile
+      ? await readAdapter(adapterFile, `of ${source.name}`, hash)
+      : undefined;
     const threads = options.threads === undefined ? {} : { threads: options.threads };
     const chosen = (kernels ??= await createKernels(options.backend ?? 'auto', threads));
     checkRoom(gguf, chosen);
@@ -97,7 +99,7 @@ async function readHead(input: string | URL | Blob | ByteSource, options: LoadOp
       hash,
       tokenizer: tokenizerFromGguf(gguf.metadata),
       chatTemplate: chatTemplateOf(gguf.metadata),
-      adapterText: options.adapter ?? (await readSibling('.adapter.json')),
+      adapterFile: options.adapter ?? (await readSibling(adapterSuffix)),
       gguf: withoutTokenizer(gguf),
       source,
     };

@@ -6,8 +6,8 @@ export interface OpenedModel {
   readonly gguf: Gguf;
   /** Where the offsets of `gguf` point to; the caller closes it. */
   readonly source: ByteSource;
-  /** Text of the file whose name is the model's, less `.gguf`, plus `suffix`, if there is one. */
-  readSibling(suffix: string): Promise<string | undefined>;
+  /** Bytes of the file whose name is the model's, less `.gguf`, plus `suffix`, if there is one. */
+  readSibling(suffix: string): Promise<Uint8Array | undefined>;
 }
 
 export interface OpenOptions {

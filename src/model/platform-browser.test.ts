@@ -19,13 +19,14 @@ async function adapterFrom(answer: () => Promise<Response>) {
     });
   });
   const { readSibling } = await openModel('https://models.test/tiny.gguf?key=1');
-  const found = await readSibling('.adapter.json');
-  expect(asked.at(-1)).toBe('https://models.test/tiny.adapter.json?key=1');
+  const found = await readSibling('.adapter.safetensors');
+  expect(asked.at(-1)).toBe('https://models.test/tiny.adapter.safetensors?key=1');
   return found;
 }
 
 test('the adapter beside a model is found', async () => {
-  expect(await adapterFrom(async () => Response.json({ a: 1 }))).toBe('{"a":1}');
+  const bytes = Uint8Array.of(0, 255, 128, 10);
+  expect(await adapterFrom(async () => new Response(bytes))).toEqual(bytes);
 });
 
 test.each([

@@ -10,6 +10,6 @@ export async function openModel(input: string | URL): Promise<OpenedModel> {
     // Another host's answer may be unreadable, and some answer with a page to whatever is asked.
     const response = await fetch(sibling).catch(() => undefined);
     const isPage = response?.headers.get('content-type')?.startsWith('text/html');
-    return response?.ok && !isPage ? response.text() : undefined;
+    return response?.ok && !isPage ? new Uint8Array(await response.arrayBuffer()) : undefined;
   });
 }

@@ -25,7 +25,7 @@ export async function openModel(
 async function openPath(path: string): Promise<OpenedModel> {
   const readSibling = async (suffix: string) => {
     try {
-      return await readFile(path.replace(/(\.gguf|\/)$/, '') + suffix, 'utf8');
+      return await readFile(path.replace(/(\.gguf|\/)$/, '') + suffix);
     } catch {
       return undefined;
     }

@@ -1,9 +1,10 @@
 import { afterAll, beforeAll, describe, expect, test } from 'vitest';
 import { forgeModel } from '../../test/forged.ts';
-import { parseAdapter, type Adapter } from '../cache/adapter.ts';
+import type { Adapter } from '../cache/adapter.ts';
 import type { KvCache } from '../cache/cache.ts';
 import { gaussianProjection } from '../cache/sketch.ts';
 import type { Tensor } from '../kernels/kernels.ts';
+import { adapterBytes, readAdapter } from '../model/adapter-file.ts';
 import type { Model } from '../model/model.ts';
 import { calibrate } from './calibrate.ts';
 
@@ -143,9 +144,9 @@ describe('the fit', () => {
   });
 
   test('can be read back and used', async () => {
-    const parsed = parseAdapter(JSON.stringify(adapter), 'test', model.hash);
-    expect(parsed).toEqual(adapter);
-    const fitted = await forgeModel({}, { adapter: JSON.stringify(adapter) });
+    const bytes = adapterBytes(adapter);
+    expect(await readAdapter(bytes, 'test', model.hash)).toEqual(adapter);
+    const fitted = await forgeModel({}, { adapter: bytes });
     expect((await fitted.createCache('h1b:b=32')).spec).toBe('h1b:b=32,seed=0,t=head');
     fitted.dispose();
   });

@@ -51,8 +51,6 @@ export async function calibrate(
     onProgress?.(Math.min(start + size, ids.length), ids.length);
   }
   return {
-    format: 'h1b-kv adapter',
-    version: 1,
     model: model.hash,
     text: `${textName}, ${ids.length} tokens in windows of ${size}, seed ${seed}`,
     temperatures: bits.map((b, i) => probe.fit(b, i)),
@@ -194,12 +192,12 @@ function sum(curves: readonly LossCurve[]): LossCurve {
   return curves.reduce((total, curve) => total.map((x, i) => x + curve[i]));
 }
 
-/** The temperature at the bottom of a curve: the best candidate, refined in log T by a parabola. */
+/** The temperature at the bottom of a curve, an f32: the best candidate, refined in log T by a parabola. */
 function best(curve: LossCurve): number {
   const at = curve.reduce((lowest, loss, i) => (loss < curve[lowest] ? i : lowest), 0);
   if (at === 0 || at === curve.length - 1) return candidates[at];
   const [left, middle, right] = curve.subarray(at - 1, at + 2);
   const shift = (left - right) / (2 * (left - 2 * middle + right));
   const step = Math.log(candidates[1] / candidates[0]);
-  return Number((candidates[at] * Math.exp(shift * step)).toPrecision(5));
+  return Math.fround(candidates[at] * Math.exp(shift * step));
 }

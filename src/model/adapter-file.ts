@@ -1,0 +1,76 @@
+/**
+ * Adapters as files: safetensors whose tensors are f32, and whose metadata says what they are, whose
+ * they are and what they were fitted for. `adapter-parts.ts` says which tensors there are.
+ */
+import type { Adapter } from '../cache/adapter.ts';
+import { KvError } from '../errors/errors.ts';
+import { readSafetensors } from '../format/safetensors.ts';
+import { safetensorsBytes, type NumberTensor } from '../format/safetensors-write.ts';
+import { memorySource } from '../format/source.ts';
+import { adapterParts, AdapterTensors } from './adapter-parts.ts';
+
+/** What follows the name of a model, less `.gguf`, in the name of its adapter. */
+export const adapterSuffix = '.adapter.safetensors';
+
+const format = 'h1b-kv adapter';
+const version = 2;
+
+/** The file of an adapter. The same adapter makes the same bytes. */
+export function adapterBytes(adapter: Adapter): Uint8Array<ArrayBuffer> {
+  const { model, text } = adapter;
+  const fitted = adapterParts.flatMap((part) => part.serves(adapter)).join(' ');
+  const tensors = new Map(adapterParts.flatMap((part) => [...part.write(adapter)]));
+  return safetensorsBytes(tensors, { format, version: String(version), model, text, fitted });
+}
+
+/**
+ * Reads an adapter and checks that it belongs to a model.
+ * @param name of the file, for messages
+ * @throws KvError "format" if it is damaged, of another version or fitted for another model
+ */
+export async function readAdapter(
+  bytes: Uint8Array,
+  name: string,
+  modelHash: string,
+): Promise<Adapter> {
+  const where = `adapter ${name}`;
+  const refuse = (problem: string, cause?: unknown) =>
+    new KvError('format', `${where}: ${problem}`, { cause });
+  const { tensors, metadata } = await readSafetensors(memorySource(bytes, name)).catch(
+    (cause: Error) => {
+      throw refuse(`it is damaged. Run h1bkv calibrate again. (${cause.message})`, cause);
+    },
+  );
+  const found = metadata.get('version') ?? 'missing';
+  const model = metadata.get('model') ?? 'missing';
+  if (metadata.get('format') !== format) {
+    throw refuse('it is no h1b-kv adapter. Run h1bkv calibrate.');
+  }
+  if (found !== String(version)) {
+    const next = Number(found) > version ? 'Update this package.' : 'Run h1bkv calibrate again.';
+    throw refuse(`its version is ${found}; this program reads version ${version}. ${next}`);
+  }
+  if (model !== modelHash) {
+    const [theirs, ours] = [model, modelHash].map((hash) => hash.slice(0, 12));
+    throw refuse(
+      `it was fitted for another model, ${theirs}; this one is ${ours}. Run h1bkv calibrate for this one.`,
+    );
+  }
+  const numbers = new Map(
+    [...tensors].map(([key, { dtype, shape, offset, sizeBytes }]): [string, NumberTensor] => {
+      if (dtype === 'F32') {
+        // A copy, as the place in the file may be no multiple of 4.
+        const copy = bytes.slice(offset, offset + sizeBytes);
+        return [key, { shape, numbers: new Float32Array(copy.buffer) }];
+      }
+      throw refuse(`tensor "${key}" is ${dtype}; it needs F32. Run h1bkv calibrate again.`);
+    }),
+  );
+  const file = new AdapterTensors(where, numbers);
+  const parts = adapterParts.map((part) => part.read(file));
+  if (file.unread !== undefined) {
+    throw refuse(`its tensor "${file.unread}" is unknown to this program. Update this package.`);
+  }
+  const text = metadata.get('text') ?? '';
+  return Object.assign({ model, text, temperatures: [] }, ...parts) as Adapter;
+}

@@ -1,0 +1,131 @@
+/** What the parts of an adapter look like in its file: which tensors hold which of its fields. */
+import type { Adapter, LayerStatistics, TemperatureFit } from '../cache/adapter.ts';
+import { KvError } from '../errors/errors.ts';
+import type { NumberTensor } from '../format/safetensors-write.ts';
+
+/** The tensors of a file, each to be taken once by the part that it belongs to. */
+export class AdapterTensors {
+  private readonly left: Map<string, NumberTensor>;
+
+  /** @param where how messages begin: what file it is */
+  constructor(
+    private readonly where: string,
+    tensors: ReadonlyMap<string, NumberTensor>,
+  ) {
+    this.left = new Map(tensors);
+  }
+
+  /** A tensor that no part has taken, if there is one. */
+  get unread(): string | undefined {
+    return this.left.keys().next().value;
+  }
+
+  /** What stands for `*` in the names of this form, in the file's order. @param form such as `h1b.*.global` */
+  matches(form: string): string[] {
+    const [before, after] = form.split('*');
+    const fits = (name: string) => name.startsWith(before) && name.endsWith(after);
+    return [...this.left.keys()]
+      .filter(fits)
+      .map((name) => name.slice(before.length, name.length - after.length));
+  }
+
+  /**
+   * @param dimensions how many sizes its shape has
+   * @throws KvError "format" if it is absent, of another form or not finite
+   */
+  take(name: string, dimensions: number): Float32Array {
+    const tensor = this.left.get(name);
+    this.left.delete(name);
+    if (!tensor) throw this.damaged(`it has no tensor "${name}".`);
+    if (tensor.shape.length !== dimensions) {
+      const shape = `[${tensor.shape.join(', ')}]`;
+      throw this.damaged(`tensor "${name}" has shape ${shape}; it needs ${dimensions} dimensions.`);
+    }
+    const bad = tensor.numbers.findIndex((x) => !Number.isFinite(x));
+    if (bad >= 0) throw this.damaged(`tensor "${name}" has ${tensor.numbers[bad]} at ${bad}.`);
+    return tensor.numbers;
+  }
+
+  damaged(problem: string): KvError {
+    return new KvError('format', `${this.where}: ${problem} Run h1bkv calibrate again.`);
+  }
+}
+
+/** One part of an adapter. Another one is a field of `Adapter`, and a row in `adapterParts`. */
+export interface AdapterPart {
+  /** the words for what the adapter can serve with this part: `fitted` of the file's metadata */
+  serves(adapter: Adapter): string[];
+  /** none if the adapter lacks the part */
+  write(adapter: Adapter): Iterable<[string, NumberTensor]>;
+  /** Takes the part's tensors. @returns its fields, none if the file lacks the part */
+  read(file: AdapterTensors): Partial<Adapter>;
+}
+
+const vector = (numbers: ArrayLike<number>): NumberTensor => ({
+  shape: [numbers.length],
+  numbers: Float32Array.from(numbers),
+});
+
+/** `h1b.<bits>.global` [1], `h1b.<bits>.layer` [layers], `h1b.<bits>.head.<layer>` [nHeads] */
+const temperatures: AdapterPart = {
+  serves: (adapter) => adapter.temperatures.map(({ bits }) => `h1b:b=${bits}`),
+  *write(adapter) {
+    for (const { bits, global, layer, head } of adapter.temperatures) {
+      yield [`h1b.${bits}.global`, vector([global])];
+      yield [`h1b.${bits}.layer`, vector(layer)];
+      for (const [i, heads] of head.entries()) yield [`h1b.${bits}.head.${i}`, vector(heads)];
+    }
+  },
+  read(file) {
+    const take = (name: string) => {
+      const all = [...file.take(name, 1)];
+      if (all.length > 0 && all.every((t) => t > 0)) return all;
+      throw file.damaged(`tensor "${name}" has temperatures that are not above 0.`);
+    };
+    const fits = file.matches('h1b.*.global').map((bits): TemperatureFit => {
+      if (!/^\d+$/.test(bits)) throw file.damaged(`it has temperatures for b=${bits}.`);
+      const [[global], layer] = [take(`h1b.${bits}.global`), take(`h1b.${bits}.layer`)];
+      const head = layer.map((_, i) => take(`h1b.${bits}.head.${i}`));
+      return { bits: Number(bits), global, layer, head };
+    });
+    return { temperatures: fits };
+  },
+};
+
+/** Shapes of `LayerStatistics`, with h KV heads and keys and values of k and v dimensions. */
+const statisticsShapes: Readonly<
+  Record<keyof LayerStatistics, (h: number, k: number, v: number) => number[]>
+> = {
+  keyMean: (h, k) => [h, k],
+  valueMean: (h, _, v) => [h, v],
+  keys: (h, k) => [h, k, k],
+  queries: (h, k) => [h, k, k],
+  valueCosts: (h) => [h],
+};
+const statisticsFields = Object.keys(statisticsShapes) as (keyof LayerStatistics)[];
+
+/** `statistics.<layer>.<field>` */
+const statistics: AdapterPart = {
+  serves: (adapter) => (adapter.statistics ? ['bitplane'] : []),
+  *write(adapter) {
+    for (const [i, layer] of (adapter.statistics ?? []).entries()) {
+      const heads = layer.valueCosts.length;
+      const [k, v] = [layer.keyMean.length / heads, layer.valueMean.length / heads];
+      for (const field of statisticsFields) {
+        const shape = statisticsShapes[field](heads, k, v);
+        yield [`statistics.${i}.${field}`, { shape, numbers: layer[field] }];
+      }
+    }
+  },
+  read(file) {
+    const layers = file.matches('statistics.*.keyMean').map((_, i) => {
+      const take = (field: keyof LayerStatistics) =>
+        file.take(`statistics.${i}.${field}`, statisticsShapes[field](1, 1, 1).length);
+      const taken = statisticsFields.map((field) => [field, take(field)] as const);
+      return Object.fromEntries(taken) as unknown as LayerStatistics;
+    });
+    return layers.length > 0 ? { statistics: layers } : {};
+  },
+};
+
+export const adapterParts: readonly AdapterPart[] = [temperatures, statistics];
