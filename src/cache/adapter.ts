@@ -1,5 +1,6 @@
 import { KvError } from '../errors/errors.ts';
 import type { LayerShape } from './cache.ts';
+import type { Finetuned } from './finetuned.ts';
 
 export type Granularity = 'global' | 'layer' | 'head';
 
@@ -42,6 +43,8 @@ export interface Adapter {
   readonly temperatures: readonly TemperatureFit[];
   /** by layer */
   readonly statistics?: readonly LayerStatistics[];
+  /** of `h1b`; names differ */
+  readonly finetuned?: readonly Finetuned[];
 }
 
 /** @throws KvError "shape" if statistics were collected for other layers */

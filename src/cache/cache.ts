@@ -49,6 +49,11 @@ export interface KvCache {
   /** Committed positions. */
   readonly length: number;
   /**
+   * By layer, what was finetuned of the model for this cache: matrices f32 through which the input of
+   * the value projection, [n, dModel], goes one after the other, to be added to the values.
+   */
+  readonly valueUpdates?: readonly (readonly Tensor[])[] | undefined;
+  /**
    * Reserves room for n more positions in every layer.
    * @throws KvError "memory" with nothing changed; KvError "usage" if a step is under way
    */

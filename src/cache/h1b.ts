@@ -1,7 +1,8 @@
 import { KvError } from '../errors/errors.ts';
 import { expectAffine } from './affine-values.ts';
 import type { CacheMethod } from './method.ts';
-import { allocConstants, perHead } from './constants.ts';
+import { allocConstants, perHead, type Constant } from './constants.ts';
+import { finetunedOf, type FinetunedMatrix } from './finetuned.ts';
 import { PagedCache, type PagedMethod } from './paged.ts';
 import { pageLength } from './pages.ts';
 import { gaussianProjection } from './sketch.ts';
@@ -18,25 +19,38 @@ import { expectSettings, wholeSetting } from './spec.ts';
  *
  * Settings: `b` bits per key (32 to 1024, default 256), `seed` of R (default 0), and `t`: a
  * temperature for all heads, or `head`, `layer`, `global` for the adapter's fit of that kind
- * (default `head` where the adapter has a fit for this b, else `defaultTemperature`).
+ * (default `head` where the adapter has a fit for this b, else `defaultTemperature`). `tuned` names what
+ * finetuning left in the adapter: temperatures, and what else was trained.
  */
 export const create: CacheMethod['create'] = (spec, shapes, kernels, adapter) => {
-  expectSettings(spec, ['b', 'seed', 't']);
-  const bits = wholeSetting(spec, 'b', 256, { min: 32, max: 1024, step: 32 });
-  const seed = wholeSetting(spec, 'seed', 0, { min: 0, max: 65535 });
+  expectSettings(spec, ['b', 'seed', 't', 'tuned']);
+  const tuned = finetunedOf(spec, shapes, adapter);
+  const bits = wholeSetting(spec, 'b', tuned?.bits ?? 256, { min: 32, max: 1024, step: 32 });
+  const seed = wholeSetting(spec, 'seed', tuned?.seed ?? 0, { min: 0, max: 65535 });
   for (const shape of shapes) expectAffine(spec.name, shape, 4);
-  const { label, temperatures } = chooseTemperatures(spec, bits, shapes, adapter);
+  const { label, temperatures } = tuned
+    ? { label: `tuned=${tuned.name}`, temperatures: tuned.layers.map((l) => [...l.temperatures]) }
+    : chooseTemperatures(spec, bits, shapes, adapter);
+  const projectionOf = (layer: number, nKvHeads: number, headDimK: number) => {
+    const own = tuned?.layers[layer].projection;
+    return own ? Int8Array.from(own) : gaussianProjection(seed, layer, nKvHeads, bits, headDimK);
+  };
+  const updates = tuned?.layers.map((layer) => layer.values) ?? [];
 
   const constants = allocConstants(kernels, [
     ...shapes.map(({ nKvHeads, headDimK }, layer) => ({
       dtype: 'i8' as const,
       shape: [nKvHeads, bits, headDimK],
-      data: () => gaussianProjection(seed, layer, nKvHeads, bits, headDimK),
+      data: () => projectionOf(layer, nKvHeads, headDimK),
     })),
     ...temperatures.map((heads) => perHead(heads.map((t) => 1 / (bits * t)))),
+    ...updates.flat().map(matrixConstant),
   ]);
   const projections = constants.slice(0, shapes.length);
-  const scales = constants.slice(shapes.length);
+  const scales = constants.slice(shapes.length, 2 * shapes.length);
+  const matrices = constants.slice(2 * shapes.length);
+  const left = [...matrices];
+  const valueUpdates = updates.map((own) => left.splice(0, own.length));
   const querySketches = new QueryScratch(
     kernels,
     bits / 32,
@@ -44,7 +58,8 @@ export const create: CacheMethod['create'] = (spec, shapes, kernels, adapter) =>
   );
 
   const method: PagedMethod = {
-    spec: `h1b:b=${bits},seed=${seed},t=${label}`,
+    spec: `h1b:b=${bits},seed=${seed},${tuned ? label : `t=${label}`}`,
+    ...(matrices.length > 0 && { valueUpdates }),
     layout: ({ nKvHeads, headDimV }) => ({
       keys: { dtype: 'u32', shape: [nKvHeads, pageLength, bits / 32] },
       values: { dtype: 'u8', shape: [nKvHeads, pageLength, headDimV / 2] },
@@ -61,7 +76,8 @@ export const create: CacheMethod['create'] = (spec, shapes, kernels, adapter) =>
       kernels.storeSketch(q, projections[layer], query, 0);
       return { keyForm: 'sketch', valueForm: 'affine4', query, scale: scales[layer] };
     },
-    codebookBytes: () => projections.reduce((sum, r) => sum + r.buffer.sizeBytes, 0),
+    codebookBytes: () =>
+      [...projections, ...matrices].reduce((sum, t) => sum + t.buffer.sizeBytes, 0),
     scratchBytes: () => querySketches.sizeBytes,
     dispose: () => {
       for (const { buffer } of constants) kernels.free(buffer);
@@ -70,3 +86,9 @@ export const create: CacheMethod['create'] = (spec, shapes, kernels, adapter) =>
   };
   return new PagedCache(kernels, shapes, method);
 };
+
+const matrixConstant = ({ shape, numbers }: FinetunedMatrix): Constant => ({
+  dtype: 'f32',
+  shape,
+  data: () => numbers,
+});

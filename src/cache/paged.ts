@@ -19,6 +19,8 @@ export interface PagedMethod {
     layer: number,
     q: Tensor,
   ): Pick<Segment, 'keyForm' | 'valueForm' | 'query' | 'queryScales' | 'scale'>;
+  /** as in `KvCache` */
+  readonly valueUpdates?: readonly (readonly Tensor[])[];
   /** Bytes held for all positions together: projections and the like. */
   codebookBytes(): number;
   scratchBytes(): number;
@@ -46,6 +48,10 @@ export class PagedCache extends SteppedCache {
 
   get spec(): string {
     return this.method.spec;
+  }
+
+  get valueUpdates(): PagedMethod['valueUpdates'] {
+    return this.method.valueUpdates;
   }
 
   protected reserve(n: number): void {

@@ -4,13 +4,13 @@ import { InvalidArgumentError, type Command } from 'commander';
 import type { Adapter } from '../cache/adapter.ts';
 import { KvError } from '../errors/errors.ts';
 import { writeFileAtomically } from '../format/file-node.ts';
-import { adapterBytes, adapterSuffix } from '../model/adapter-file.ts';
+import { adapterBytes } from '../model/adapter-file.ts';
 import { calibrate } from '../train/calibrate.ts';
 import { collectStatistics } from '../train/statistics.ts';
 import {
   addModelFlags,
+  besideModel,
   loadFromFlags,
-  modelPath,
   packageRoot,
   progressLine,
   wholeNumber,
@@ -50,7 +50,7 @@ const temperatureCharacters = 8000;
 
 async function run(flags: CalibrateFlags): Promise<void> {
   const text = readText(flags.text);
-  const out = flags.out ?? besideModel(flags.model);
+  const out = flags.out ?? besideModel('calibrate', flags.model);
   const model = await loadFromFlags(flags, { adapter: false });
   try {
     const progress = progressLine('calibrating');
@@ -92,17 +92,6 @@ function print(file: string, { temperatures }: Adapter): void {
     console.log(`b=${bits}: T = ${short(global)} for all heads; per layer ${perLayer}`);
   }
   console.log(`written to ${file}`);
-}
-
-/** Where a model's adapter is found again. @throws KvError "usage" where nothing can be written */
-function besideModel(name: string): string {
-  if (/^(hf|https?|file):/.test(name)) {
-    throw new KvError(
-      'usage',
-      `calibrate: ${name} is not a path, so an adapter cannot be put beside it. Say where with --out.`,
-    );
-  }
-  return modelPath(name).replace(/(\.gguf|\/)$/, '') + adapterSuffix;
 }
 
 function readText(file: string): string {

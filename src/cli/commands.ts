@@ -26,6 +26,10 @@ export const commands: Readonly<Record<string, CommandRow>> = {
     summary: "fit a method's temperatures to a model",
     load: () => import('./calibrate.ts'),
   },
+  finetune: {
+    summary: "train a method's temperatures, values and sketches on a text, end to end",
+    load: () => import('./finetune.ts'),
+  },
   eval: {
     summary: 'perplexity, agreement with the f16 cache, and accuracy on exercises',
     load: () => import('./eval.ts'),

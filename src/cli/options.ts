@@ -6,7 +6,9 @@ import { openModel } from '#model-platform';
 import { SingleBar } from 'cli-progress';
 import { InvalidArgumentError, Option, type Command } from 'commander';
 import type { BackendChoice } from '../kernels/kernels.ts';
+import { KvError } from '../errors/errors.ts';
 import { backendChoices } from '../kernels/select.ts';
+import { adapterSuffix } from '../model/adapter-file.ts';
 import { loadModel, type LoadOptions } from '../model/load.ts';
 import type { Model } from '../model/model.ts';
 import type { OpenedModel } from '../model/open.ts';
@@ -65,6 +67,17 @@ export const defaultModelFile = 'books-skills-5m-q8_0.gguf';
 
 export function modelPath(name: string): string {
   return name === 'default' ? join(packageRoot(), 'models', defaultModelFile) : name;
+}
+
+/** Where a model's adapter is found again. @throws KvError "usage" where nothing can be written */
+export function besideModel(command: string, name: string): string {
+  if (/^(hf|https?|file):/.test(name)) {
+    throw new KvError(
+      'usage',
+      `${command}: ${name} is not a path, so an adapter cannot be put beside it. Say where with --out.`,
+    );
+  }
+  return modelPath(name).replace(/(\.gguf|\/)$/, '') + adapterSuffix;
 }
 
 /** Loads the model that the flags name; on a terminal, says how far it is. */

@@ -1,5 +1,6 @@
 /** What the parts of an adapter look like in its file: which tensors hold which of its fields. */
 import type { Adapter, LayerStatistics, TemperatureFit } from '../cache/adapter.ts';
+import type { Finetuned, FinetunedLayer } from '../cache/finetuned.ts';
 import { KvError } from '../errors/errors.ts';
 import type { NumberTensor } from '../format/safetensors-write.ts';
 
@@ -27,6 +28,11 @@ export class AdapterTensors {
     return [...this.left.keys()]
       .filter(fits)
       .map((name) => name.slice(before.length, name.length - after.length));
+  }
+
+  /** The shape of a tensor that no part has taken; none if it is absent. */
+  shapeOf(name: string): readonly number[] | undefined {
+    return this.left.get(name)?.shape;
   }
 
   /**
@@ -128,4 +134,51 @@ const statistics: AdapterPart = {
   },
 };
 
-export const adapterParts: readonly AdapterPart[] = [temperatures, statistics];
+/**
+ * `finetuned.<name>.<bits>.<seed>.<layer>.` and `temperatures` [nHeads], `values.0` and `values.1`
+ * [rows, columns], `projection` [rows, headDimK]
+ */
+const finetuned: AdapterPart = {
+  serves: (adapter) => (adapter.finetuned ?? []).map(({ name }) => `h1b:tuned=${name}`),
+  *write(adapter) {
+    for (const { name, bits, seed, layers } of adapter.finetuned ?? []) {
+      for (const [i, { temperatures, values, projection }] of layers.entries()) {
+        const at = `finetuned.${name}.${bits}.${seed}.${i}`;
+        yield [`${at}.temperatures`, vector(temperatures)];
+        for (const [j, matrix] of values.entries()) yield [`${at}.values.${j}`, matrix];
+        if (projection) yield [`${at}.projection`, vector(projection)];
+      }
+    }
+  },
+  read(file) {
+    const found = file.matches('finetuned.*.0.temperatures').map((key): Finetuned => {
+      const [name, bits, seed] = key.split('.');
+      const layers: FinetunedLayer[] = [];
+      for (let at = `finetuned.${key}.0`; file.shapeOf(`${at}.temperatures`);) {
+        layers.push(takeFinetunedLayer(file, at));
+        at = `finetuned.${key}.${layers.length}`;
+      }
+      return { name, bits: Number(bits), seed: Number(seed), layers };
+    });
+    return found.length > 0 ? { finetuned: found } : {};
+  },
+};
+
+function takeFinetunedLayer(file: AdapterTensors, at: string): FinetunedLayer {
+  const temperatures = file.take(`${at}.temperatures`, 1);
+  if (!temperatures.every((t) => t > 0)) {
+    throw file.damaged(`tensor "${at}.temperatures" has temperatures that are not above 0.`);
+  }
+  const values = [0, 1].flatMap((i) => {
+    const name = `${at}.values.${i}`;
+    const shape = file.shapeOf(name);
+    return shape ? [{ shape, numbers: file.take(name, 2) }] : [];
+  });
+  const projection = file.shapeOf(`${at}.projection`) && file.take(`${at}.projection`, 1);
+  if (projection?.some((r) => !Number.isInteger(r) || Math.abs(r) > 127)) {
+    throw file.damaged(`tensor "${at}.projection" must hold whole numbers from -127 to 127.`);
+  }
+  return { temperatures, values, ...(projection && { projection }) };
+}
+
+export const adapterParts: readonly AdapterPart[] = [temperatures, statistics, finetuned];

@@ -1,7 +1,7 @@
 import { ensure } from '../errors/errors.ts';
 import type { LayerShape } from '../cache/cache.ts';
 import type { KernelBuffer, Kernels, RopeStyle, Tensor } from '../kernels/kernels.ts';
-import { allocTensor, reshape, rows } from '../kernels/tensor.ts';
+import { allocTensor, reshape, rows, tensor } from '../kernels/tensor.ts';
 import { readConfig, type DecoderConfig } from './config.ts';
 import type { BatchItem, LogitRows, Network } from './model.ts';
 import { fillRopeTable, ropeFrequencies } from './rope.ts';
@@ -166,7 +166,8 @@ class Decoder implements Network {
     const { traits } = weights;
     const { nHeads, nKvHeads, headDimK, headDimV } = config;
     const n = ids.length;
-    const { x, normed, q, k, v, attended, gate, up, ropeTable } = this.reserve(n);
+    const scratch = this.reserve(n);
+    const { x, normed, q, k, v, attended, gate, up, ropeTable } = scratch;
     const queries = reshape(q, [n, nHeads, headDimK]);
     const keys = reshape(k, [n, nKvHeads, headDimK]);
     const values = reshape(v, [n, nKvHeads, headDimV]);
@@ -193,6 +194,7 @@ class Decoder implements Network {
       }
       kernels.rope(queries, ropeTable, traits.ropeStyle);
       kernels.rope(keys, ropeTable, traits.ropeStyle);
+      this.updateValues(batch, i, scratch);
       let start = 0;
       for (const { ids, cache } of batch) {
         const own = (t: Tensor) => rows(t, start, ids.length);
@@ -213,6 +215,26 @@ class Decoder implements Network {
       kernels.add(x, normed);
     });
     return x;
+  }
+
+  /** Adds to the values of each item what was finetuned for its cache, see `KvCache.valueUpdates`. */
+  private updateValues(batch: readonly BatchItem[], layer: number, scratch: Scratch): void {
+    const { kernels } = this;
+    let start = 0;
+    for (const { ids, cache } of batch) {
+      const n = ids.length;
+      const updates = cache.valueUpdates?.[layer] ?? [];
+      let update = rows(scratch.normed, start, n);
+      updates.forEach((weight, i) => {
+        // Neither is in use before attention; the sum is no wider than what attention gives.
+        const { buffer } = i === updates.length - 1 ? scratch.attended : scratch.gate;
+        const out = tensor(buffer, 'f32', [n, weight.shape[0]]);
+        kernels.linear(update, [{ weight, out }]);
+        update = out;
+      });
+      if (updates.length > 0) kernels.add(rows(scratch.v, start, n), update);
+      start += n;
+    }
   }
 
   /** The last row of each item, moved to the front of the scratch. */

@@ -1,6 +1,7 @@
 /** What finetuning changes, and Adam, which changes it. */
 import { gaussianProjection, roundedProjection } from '../cache/sketch.ts';
 import type { LayerShape } from '../cache/cache.ts';
+import type { Finetuned } from '../cache/finetuned.ts';
 import { Random } from '../math/random.ts';
 
 /** How the value projection is trained: not, as a product of two thin matrices, or whole. */
@@ -124,3 +125,27 @@ export function adamStep(
 /** R of a layer as a cache uses it. */
 export const projectionOf = ({ projection }: TunedLayer): Int8Array =>
   roundedProjection(projection);
+
+/** A tuning as a part of an adapter. */
+export function finetunedFrom(
+  tuning: Tuning,
+  start: Pick<TuningStart, 'bits' | 'seed' | 'dModel'>,
+  { name, projection: ownProjection }: { readonly name: string; readonly projection: boolean },
+): Finetuned {
+  const { bits, seed, dModel } = start;
+  const layers = tuning.map((layer) => {
+    let columns = dModel;
+    const values = layer.values.map((numbers) => {
+      const shape = [numbers.length / columns, columns];
+      columns = shape[0];
+      return { shape, numbers };
+    });
+    const projection = Float32Array.from(projectionOf(layer));
+    return {
+      temperatures: layer.logT.map(Math.exp),
+      values,
+      ...(ownProjection && { projection }),
+    };
+  });
+  return { name, bits, seed, layers };
+}

@@ -1,0 +1,161 @@
+import { beforeAll, describe, expect, test } from 'vitest';
+import { forgeModel } from '../../test/forged.ts';
+import type { Adapter } from '../cache/adapter.ts';
+import type { ForgeOptions } from '../bench/forge-node.ts';
+import { adapterBytes } from '../model/adapter-file.ts';
+import type { Model } from '../model/model.ts';
+import { checkpointBytes, readCheckpoint } from './checkpoint.ts';
+import { curve } from './curve.ts';
+import { bestEntry, finetune, startFinetune, type FinetuneState } from './finetune.ts';
+import { TextWindows } from './text-windows.ts';
+import { TunedDecoder } from './tuned-decoder.ts';
+import { finetunedFrom, startTuning, type Tuning, type ValueTraining } from './tuning.ts';
+
+const text = Array.from({ length: 400 }, (_, i) => `the ${i * i} foxes of ${i % 17} hills `).join(
+  '',
+);
+const options = {
+  bits: 32,
+  batch: 2,
+  steps: 12,
+  evaluateEvery: 4,
+  heldOut: 3,
+  patience: 5,
+  rates: { logT: 0.05, values: 0.01, projection: 1 },
+  languageWeight: 0.1,
+};
+const tiny: Partial<ForgeOptions> = { nLayers: 2 };
+
+function begin(model: Model, values: ValueTraining = { rank: 2 }): Tuning {
+  const temperatures = model.layers.map(({ nHeads }) => Array<number>(nHeads).fill(0.5));
+  const { dModel } = model.parts.config;
+  return startTuning(model.layers, { bits: 32, seed: 1, values, dModel, temperatures });
+}
+
+const windowsOf = (model: Model) => new TextWindows(model.tokenizer, [text], 24, 7);
+
+async function train(model: Model, state: FinetuneState, change = {}): Promise<FinetuneState> {
+  for await (const after of finetune(model, windowsOf(model), { ...options, ...change }, state)) {
+    state = after;
+  }
+  return state;
+}
+
+describe('a run', () => {
+  let model: Model;
+  let state: FinetuneState;
+  beforeAll(async () => {
+    model = await forgeModel(tiny);
+    state = await train(model, startFinetune(begin(model)));
+  });
+
+  test('brings the model nearer to itself with an f16 cache, on text that is held out', () => {
+    expect(state.history.map(({ step }) => step)).toEqual([0, 4, 8, 12]);
+    expect(bestEntry(state).kl).toBeLessThan(0.9 * state.history[0].kl);
+  });
+
+  test('that was broken off goes on as if it had not been', async () => {
+    const start = begin(model);
+    const runs = finetune(model, windowsOf(model), options, startFinetune(start));
+    await runs.next();
+    const broken = (await runs.next()).value as FinetuneState;
+    expect(broken.step).toBe(4);
+    const bytes = checkpointBytes(broken, 'this run');
+    await runs.return(undefined);
+    const resumed = await train(model, await readCheckpoint(bytes, 'file', 'this run', start));
+    expect(resumed).toEqual(state);
+  });
+
+  test('refuses the checkpoint of another', async () => {
+    const reading = readCheckpoint(checkpointBytes(state, 'that'), 'file', 'this', begin(model));
+    await expect(reading).rejects.toThrow(expect.objectContaining({ code: 'usage' }));
+  });
+
+  test('ends when nothing gets better', async () => {
+    const rates = { logT: 0, values: 0, projection: 0 };
+    const still = await train(model, startFinetune(begin(model)), { rates, patience: 2 });
+    expect(still.history.map(({ step }) => step)).toEqual([0, 4, 8]);
+  });
+
+  test('can be drawn', () => {
+    const svg = curve(state.history, 'a & b');
+    expect(svg.match(/<circle/g)?.length).toBe(state.history.length);
+    expect(svg).toContain('a &#38; b');
+    expect(svg).not.toContain('NaN');
+  });
+});
+
+describe('what it leaves in the adapter', () => {
+  const kinds: [string, ValueTraining, boolean][] = [
+    ['temperatures', 'none', false],
+    ['a product of rank 2', { rank: 2 }, false],
+    ['a whole value projection and sketches', 'full', true],
+  ];
+  test.each(kinds)(
+    'makes the engine compute what training did: %s',
+    async (_n, values, projection) => {
+      const base = await forgeModel(tiny, { backend: 'reference' });
+      const change = { steps: 2, evaluateEvery: 2, heldOut: 1, batch: 1 };
+      const rates = { ...options.rates, projection: projection ? 4 : 0 };
+      const { best: tuning } = await train(base, startFinetune(begin(base, values)), {
+        ...change,
+        rates,
+      });
+      const { dModel } = base.parts.config;
+      const part = finetunedFrom(tuning, { bits: 32, seed: 1, dModel }, { name: 'x', projection });
+      const adapter: Adapter = { model: base.hash, text: '', temperatures: [], finetuned: [part] };
+
+      const model = await forgeModel(tiny, {
+        backend: 'reference',
+        adapter: adapterBytes(adapter),
+      });
+      expect(model.adapter).toEqual(adapter);
+      const ids = windowsOf(model).heldOut(0);
+      const decoder = new TunedDecoder(model, { bits: 32, surrogate: false });
+      const { logits: trained } = decoder.forward(ids, tuning);
+      const [cache, other] = [
+        await model.createCache('h1b:tuned=x'),
+        await model.createCache('f16'),
+      ];
+      expect(cache.spec).toBe('h1b:b=32,seed=1,tuned=x');
+      // In chunks, and beside a cache for which nothing was finetuned.
+      await model.forward([{ ids: ids.subarray(0, 9), cache }]);
+      const batch = [
+        { ids: ids.subarray(0, 5), cache: other },
+        { ids: ids.subarray(9), cache },
+      ];
+      const all = (await model.kernels.read(await model.forward(batch, 'all'))) as Float32Array;
+      const own = all.subarray(5 * model.vocabSize);
+      const expected = trained.subarray(9 * model.vocabSize);
+      expect(Math.max(...own.map((x, i) => Math.abs(x - expected[i])))).toBeLessThan(1e-4);
+      cache.dispose();
+      other.dispose();
+      decoder.dispose();
+    },
+  );
+
+  test('is asked for by its name, and by nothing that contradicts it', async () => {
+    const base = await forgeModel(tiny);
+    const { dModel } = base.parts.config;
+    const shape = { name: 'x', projection: false };
+    const part = finetunedFrom(begin(base), { bits: 32, seed: 1, dModel }, shape);
+    const adapter: Adapter = { model: base.hash, text: '', temperatures: [], finetuned: [part] };
+    const model = await forgeModel(tiny, { adapter: adapterBytes(adapter) });
+    const usage = expect.objectContaining({ code: 'usage' });
+    for (const spec of ['tuned=y', 'tuned=x,b=64', 'tuned=x,seed=2', 'tuned=x,t=0.1']) {
+      await expect(model.createCache(`h1b:${spec}`)).rejects.toThrow(usage);
+    }
+    const cache = await model.createCache('h1b:b=32,seed=1,tuned=x');
+    const plain = await model.createCache('h1b:b=32,seed=1,t=0.1');
+    const updates = part.layers.flatMap(({ values }) => values.map(({ numbers }) => numbers));
+    const updateBytes = updates.reduce((sum, { byteLength }) => sum + byteLength, 0);
+    expect(cache.bytes().codebooks - plain.bytes().codebooks).toBe(updateBytes);
+  });
+});
+
+test('texts that are too short for windows are refused', async () => {
+  const model = await forgeModel(tiny);
+  expect(() => new TextWindows(model.tokenizer, ['short'], 24, 0)).toThrow(
+    expect.objectContaining({ code: 'usage' }),
+  );
+});
