@@ -33,14 +33,13 @@ export async function readAdapter(
   name: string,
   modelHash: string,
 ): Promise<Adapter> {
+  const source = memorySource(bytes, name);
   const where = `adapter ${name}`;
   const refuse = (problem: string, cause?: unknown) =>
     new KvError('format', `${where}: ${problem}`, { cause });
-  const { tensors, metadata } = await readSafetensors(memorySource(bytes, name)).catch(
-    (cause: Error) => {
-      throw refuse(`it is damaged. Run h1bkv calibrate again. (${cause.message})`, cause);
-    },
-  );
+  const { tensors, metadata } = await readSafetensors(source).catch((cause: Error) => {
+    throw refuse(`it is damaged. Run h1bkv calibrate again. (${cause.message})`, cause);
+  });
   const found = metadata.get('version') ?? 'missing';
   const model = metadata.get('model') ?? 'missing';
   if (metadata.get('format') !== format) {
@@ -56,17 +55,16 @@ export async function readAdapter(
       `it was fitted for another model, ${theirs}; this one is ${ours}. Run h1bkv calibrate for this one.`,
     );
   }
-  const numbers = new Map(
-    [...tensors].map(([key, { dtype, shape, offset, sizeBytes }]): [string, NumberTensor] => {
-      if (dtype === 'F32') {
-        // A copy, as the place in the file may be no multiple of 4.
-        const copy = bytes.slice(offset, offset + sizeBytes);
-        return [key, { shape, numbers: new Float32Array(copy.buffer) }];
-      }
+  const read = new Map<string, NumberTensor>();
+  for (const [key, { dtype, shape, offset, sizeBytes }] of tensors) {
+    if (dtype !== 'F32') {
       throw refuse(`tensor "${key}" is ${dtype}; it needs F32. Run h1bkv calibrate again.`);
-    }),
-  );
-  const file = new AdapterTensors(where, numbers);
+    }
+    const numbers = new Float32Array(sizeBytes / 4);
+    await source.read(offset, new Uint8Array(numbers.buffer));
+    read.set(key, { shape, numbers });
+  }
+  const file = new AdapterTensors(where, read);
   const parts = adapterParts.map((part) => part.read(file));
   if (file.unread !== undefined) {
     throw refuse(`its tensor "${file.unread}" is unknown to this program. Update this package.`);
