@@ -20,7 +20,7 @@ function readPath(path: string): EvalText[] {
   if (!statSync(path, { throwIfNoEntry: false })?.isDirectory()) return [readText(path)];
   const files = readdirSync(path).filter((file) => file.endsWith('.txt'));
   if (files.length === 0) {
-    throw new KvError('io', `eval: ${path} holds no .txt files. Give a text with --text.`);
+    throw new KvError('io', `${path} holds no .txt files. Give a text with --text.`);
   }
   return files.sort().map((file) => readText(join(path, file)));
 }
@@ -29,6 +29,6 @@ function readText(file: string): EvalText {
   try {
     return { name: basename(file), text: readFileSync(file, 'utf8') };
   } catch (cause) {
-    throw new KvError('io', `eval: ${file} cannot be read. Give a text with --text.`, { cause });
+    throw new KvError('io', `${file} cannot be read. Give a text with --text.`, { cause });
   }
 }

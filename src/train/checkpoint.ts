@@ -38,19 +38,24 @@ export async function readCheckpoint(
   identity: string,
   start: Tuning,
 ): Promise<FinetuneState> {
-  const { tensors, metadata } = await readSafetensors(memorySource(bytes, name));
+  const source = memorySource(bytes, name);
+  const { tensors, metadata } = await readSafetensors(source);
   if (metadata.get('format') !== format || metadata.get('identity') !== identity) {
     throw new KvError(
       'usage',
       `finetune: ${name} belongs to another run: its model, texts and options were ${metadata.get('identity') ?? 'none'}; now they are ${identity}. Repeat its arguments, remove it, or name another with --run.`,
     );
   }
+  const read = new Map<string, Float32Array>();
+  for (const [key, { offset, sizeBytes }] of tensors) {
+    const numbers = new Float32Array(sizeBytes / 4);
+    await source.read(offset, new Uint8Array(numbers.buffer));
+    read.set(key, numbers);
+  }
   const take = (kind: string) =>
     mapTuning(start, (x, part) => {
-      const tensor = tensors.get(`${kind}.${part}`);
-      if (tensor?.dtype === 'F32' && tensor.sizeBytes === x.byteLength) {
-        return new Float32Array(bytes.slice(tensor.offset, tensor.offset + x.byteLength).buffer);
-      }
+      const numbers = read.get(`${kind}.${part}`);
+      if (numbers?.length === x.length) return numbers;
       throw new KvError('format', `finetune: ${name} lacks "${kind}.${part}". Remove it.`);
     });
   return {

@@ -62,7 +62,9 @@ describe('a run', () => {
     expect(broken.step).toBe(4);
     const bytes = checkpointBytes(broken, 'this run');
     await runs.return(undefined);
-    const resumed = await train(model, await readCheckpoint(bytes, 'file', 'this run', start));
+    // A Buffer, as files are read into.
+    const saved = await readCheckpoint(Buffer.from(bytes), 'file', 'this run', start);
+    const resumed = await train(model, saved);
     expect(resumed).toEqual(state);
   });
 

@@ -1,6 +1,8 @@
 import { existsSync } from 'node:fs';
 import { describe, expect, test } from 'vitest';
 import { embeddedModel, forgeModel, skipBecause } from '../../test/forged.ts';
+import type { Tensor } from '../kernels/kernels.ts';
+import { allocTensor } from '../kernels/tensor.ts';
 import { loadModel } from '../model/load.ts';
 import type { Model } from '../model/model.ts';
 import { Random } from '../math/random.ts';
@@ -43,6 +45,29 @@ async function engineLogits(model: Model, ids: Int32Array, b: number): Promise<F
   }
 }
 
+/** As in Qwen 2 and 3: biases, norms of every head's query and key, RoPE pairs half a head apart. */
+function withBiasesAndNorms(model: Model): Model {
+  const { kernels, parts } = model;
+  const random = new Random(9);
+  const vector = (length: number, around: number) => {
+    const t = allocTensor(kernels, 'f32', [length]);
+    kernels.write(
+      t,
+      Float32Array.from({ length }, () => around + 0.3 * random.normal()),
+    );
+    return t;
+  };
+  const bias = (weight: Tensor) => vector(weight.shape[0], 0);
+  const { headDimK } = parts.config;
+  const layers = parts.layers.map((layer) => ({
+    ...layer,
+    bias: { q: bias(layer.wq), k: bias(layer.wk), v: bias(layer.wv) },
+    norm: { q: vector(headDimK, 1), k: vector(headDimK, 1) },
+  }));
+  const traits = { ...parts.traits, ropeStyle: 'halves' as const };
+  return { ...model, parts: { ...parts, layers, traits } };
+}
+
 const largestDifference = (x: Float32Array, y: Float32Array) =>
   x.reduce((most, value, i) => Math.max(most, Math.abs(value - y[i])), 0);
 
@@ -81,12 +106,13 @@ describe('the forward pass agrees with the engine', () => {
 });
 
 describe('gradients are the slopes of the loss', () => {
-  const kinds: [string, ValueTraining][] = [
-    ['a product of rank 2', { rank: 2 }],
-    ['a whole matrix', 'full'],
+  const kinds: [string, ValueTraining, (model: Model) => Model][] = [
+    ['a product of rank 2', { rank: 2 }, (model) => model],
+    ['a whole matrix', 'full', (model) => model],
+    ['nothing, with biases and norms of heads', 'none', withBiasesAndNorms],
   ];
-  test.each(kinds)('with values trained as %s', async (_name, values) => {
-    const model = await forgeModel({}, { backend: 'reference' });
+  test.each(kinds)('with values trained as %s', async (_name, values, change) => {
+    const model = change(await forgeModel({}, { backend: 'reference' }));
     const ids = someIds(12, model.vocabSize);
     const decoder = new TunedDecoder(model, { bits: 32, surrogate: true });
     const tuning = moved(tuningOf(model, values, 32));
