@@ -229,6 +229,30 @@ describe.skipIf(!isBuilt)('h1bkv', () => {
     expect(JSON.parse(report)).toMatchObject({ cache: { spec: 'h1b:b=32,seed=0,t=head' } });
   });
 
+  test('finetune adds to the adapter, goes on from its checkpoint, and refuses that of another call', async () => {
+    const text = join(folder, 'books.txt');
+    writeFileSync(text, 'the cat sat on the mat and the rat sat on the hat; '.repeat(60));
+    const args = ['finetune', '--model', model, '--text', text, '--bits', '32', '--window', '16'];
+    args.push('--batch', '1', '--held-out', '1', '--evaluate-every', '1', '--json');
+    const { code, out } = run([...args, '--steps', '2']);
+    expect(code).toBe(0);
+    const report = JSON.parse(out) as { file: string; log: string; checkpoint: string };
+    expect(report).toMatchObject({ cache: 'h1b:tuned=rank2', first: { step: 0 } });
+    const log = readFileSync(report.log, 'utf8').trim().split('\n');
+    expect(log.map((line) => (JSON.parse(line) as { step: number }).step)).toEqual([0, 1, 2]);
+    expect(readdirSync(folder).filter((name) => name.endsWith('.tmp'))).toEqual([]);
+
+    const again = run([...args, '--steps', '2']);
+    expect(again.err).toContain('goes on after step 2');
+    expect(JSON.parse(again.out)).toEqual(report);
+    const other = run([...args, '--steps', '3']);
+    expect(other.code).toBe(2);
+    expect(other.err).toContain('belongs to another run');
+
+    const used = run(generateArgs('--cache', 'h1b:tuned=rank2', '--max-tokens', '2', '--json')).out;
+    expect(JSON.parse(used)).toMatchObject({ cache: { spec: 'h1b:b=32,seed=0,tuned=rank2' } });
+  });
+
   describe('exit code 2: the call was wrong', () => {
     test.each([
       [['genrate', 'x'], /unknown command 'genrate'\n\(Did you mean generate\?\)/],
@@ -301,7 +325,15 @@ describe.skipIf(!isBuilt)('h1bkv', () => {
   test('help lists every command and is no failure', () => {
     const { code, out } = run(['--help']);
     expect(code).toBe(0);
-    for (const command of ['demo', 'generate', 'info', 'convert', 'calibrate', 'bench']) {
+    for (const command of [
+      'demo',
+      'generate',
+      'info',
+      'convert',
+      'calibrate',
+      'finetune',
+      'bench',
+    ]) {
       expect(out).toContain(`  ${command} `);
       expect(run([command, '--help']).code).toBe(0);
     }
