@@ -60,16 +60,18 @@ export async function prepare(context: TaskContext): Promise<Task> {
   );
   const rows = dataFiles(context, 'humaneval', needs).flatMap(jsonLines);
   const items = rows.slice(0, settings.limit).map(problemOf);
+  // In a small context an answer may have half of it.
+  const maxTokens = Math.min(functionTokens, Math.floor(model.contextLength / 2));
   return benchmarkTask<Outcome>(context, {
     task: 'humaneval',
     items: items.length,
     heeds: ['set.samples', 'set.temperature'],
-    ask: (index) => ({ head: '', shots: [], asked: items[index].prompt, room: functionTokens }),
+    ask: (index) => ({ head: '', shots: [], asked: items[index].prompt, room: maxTokens }),
     async answer(index, prompt, cache) {
       const attempts: Outcome['attempts'][number][] = [];
       for (let sample = 0; sample < samples; sample++) {
         const written = await attempt(model, cache, prompt, sample === samples - 1, {
-          maxTokens: functionTokens,
+          maxTokens,
           stop,
           temperature,
           topP,
