@@ -23,7 +23,7 @@ const topP = 0.95;
 const functionTokens = 512;
 /** What ends a function, section 3.1 of the paper. */
 const stop = ['\nclass', '\ndef', '\n#', '\nif', '\nprint'];
-const needs = 'the JSON lines of HumanEval with "task_id", "prompt", "test" and "entry_point"';
+const needs = 'the JSON lines of HumanEval with "prompt", "test" and "entry_point"';
 
 interface Outcome {
   readonly attempts: readonly {
