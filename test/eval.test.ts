@@ -6,6 +6,7 @@ import { afterAll, beforeAll, describe, expect, test } from 'vitest';
 import { forgeBytes } from '../src/bench/forge-node.ts';
 import { evaluate, runIdentity } from '../src/eval/evaluate.ts';
 import { openJournal } from '../src/eval/journal-node.ts';
+import { protocols } from '../src/eval/protocols.ts';
 import type { EvalResult, EvalSettings, TaskContext } from '../src/eval/task.ts';
 import { windowsOf } from '../src/eval/windows.ts';
 import type { Model } from '../src/model/model.ts';
@@ -210,6 +211,26 @@ describe('windows', () => {
   });
 });
 
+describe('protocols', () => {
+  const scored = (name: string, context?: number) => {
+    const long = [{ name: 'long', text: text.repeat(10) }];
+    const roomy = { ...model, tokenizer: model.tokenizer, contextLength: 4096 } as Model;
+    const settings = { ...contextOf().settings, ...protocols[name].windows(context) };
+    return windowsOf(roomy, long, settings)
+      .slice(0, 2)
+      .map(({ ids, from }) => [ids.length, ids.length - 1 - from]);
+  };
+
+  test('score as many tokens of a window as the programs do', () => {
+    // llama.cpp: n_ctx - n_ctx / 2 - 1 of each chunk.
+    expect(scored('llama.cpp')).toEqual([[512, 255], [512, 255]]); // prettier-ignore
+    expect(scored('llama.cpp', 2048)[0]).toEqual([2048, 1023]);
+    expect(scored('gptq')).toEqual([[2048, 2047], [2048, 2047]]); // prettier-ignore
+    expect(scored('kvquant', 1024)[0]).toEqual([1024, 1023]);
+    expect(scored('transformers-guide')).toEqual([[1024, 1023], [1024, 512]]); // prettier-ignore
+  });
+});
+
 describe('exercises', () => {
   test('a row for every length and depth, on prompts of that length', async () => {
     const change = { lengths: [150, 300], depths: [0, 0.5, 1], limit: 3, methods: ['f16', 'f32'] };
@@ -382,6 +403,7 @@ if (!isBuilt) say('skipped: part of test/eval.test.ts: dist/cli.js is not there;
 describe.skipIf(!isBuilt)('h1bkv eval', () => {
   const path = join(folder, 'tiny.gguf');
   const book = join(folder, 'book');
+  const prose = join(folder, 'prose');
   const args = ['eval', '--model', path, '--threads', '1', '--context', '64'];
   const run = (...more: string[]) => {
     const result = spawnSync(process.execPath, [cli, ...args, ...more], {
@@ -394,6 +416,8 @@ describe.skipIf(!isBuilt)('h1bkv eval', () => {
   beforeAll(async () => {
     writeFileSync(path, await forgeBytes(tinyShape));
     writeFileSync(`${book}.txt`, text.repeat(10));
+    const paragraphs = Array.from({ length: 80 }, (_, i) => `${i} cats sat.`);
+    writeFileSync(`${prose}.txt`, paragraphs.join('\n\n'));
   });
 
   test('prints a table, or one JSON document that --out keeps too', () => {
@@ -407,6 +431,7 @@ describe.skipIf(!isBuilt)('h1bkv eval', () => {
     expect(JSON.parse(json.out)).toMatchObject({
       model: 'forged F32 seed 1',
       version: expect.stringMatching(/^\d+\./),
+      platform: `${process.platform}-${process.arch}`,
       machine: expect.stringMatching(/cores/),
       texts: ['fit-text.txt'],
       settings: { methods: ['f16', 'h1b:b=64'], seed: 1, context: 64, limit: 2 },
@@ -415,6 +440,28 @@ describe.skipIf(!isBuilt)('h1bkv eval', () => {
         { task: 'perplexity', method: 'h1b:b=64', tokens: 126, bytesPerToken: expect.any(Number) },
       ],
     });
+  });
+
+  test('draws a heat map, and runs a data set beside it', () => {
+    const svg = join(folder, 'needle.svg');
+    const data = join(folder, 'lambada.jsonl');
+    writeFileSync(data, '{"text":"the cat sat on the mat"}\n{"text":"a dog ran"}\n');
+    const grid = ['--length', '150,300', '--depth', '0,1', '--limit', '1', '--svg', svg];
+    const needle = spawnSync(
+      process.execPath,
+      [cli, 'eval', '--model', path, '--task', 'needle,lambada', '--data', `lambada=${data}`]
+        .concat(['--text', `${prose}.txt`, '--set', 'needles=4', ...grid])
+        .concat(['--json']),
+      { encoding: 'utf8', timeout: 60_000 },
+    );
+    expect(needle.stderr).toBe('');
+    const { results } = JSON.parse(needle.stdout) as { results: EvalResult[] };
+    expect(results.map(({ task }) => task)).toEqual([
+      ...Array.from({ length: 8 }, () => 'needle'),
+      'lambada',
+      'lambada',
+    ]);
+    expect(readFileSync(svg, 'utf8').match(/ %</g)?.length).toBe(8);
   });
 
   test('an interrupt leaves a file that it goes on from', { timeout: 60_000 }, async () => {
@@ -444,6 +491,10 @@ describe.skipIf(!isBuilt)('h1bkv eval', () => {
     [['--task', 'nothing'], /There are perplexity, /],
     [['--context', '1'], /whole number from 2/],
     [['--set', 'pairs'], /name=number/],
+    [['--data', 'gsm8k'], /task=path/],
+    [['--protocol', 'nothing'], /There are llama.cpp, /],
+    [['--protocol', 'gptq', '--beyond', '9'], /gptq sets --stride and --beyond itself/],
+    [['--svg', 'x.svg'], /there are no depths/],
     [['--depth', '1.5'], /number from 0 to 1/],
     [['--length', '64.5'], /whole number from 1/],
     [['--set', 'pairs=3'], /heeds set.pairs/],

@@ -1,5 +1,4 @@
-import { spawnSync } from 'node:child_process';
-import { existsSync, mkdirSync } from 'node:fs';
+import { mkdirSync } from 'node:fs';
 import { join } from 'node:path';
 import type { Command } from 'commander';
 import { KvError } from '../errors/errors.ts';
@@ -11,12 +10,11 @@ import { openJournal } from '../eval/journal-node.ts';
 import type { TaskContext } from '../eval/task.ts';
 import { windowsOf } from '../eval/windows.ts';
 import { writeFileAtomically } from '../format/file-node.ts';
-import { machine } from './machine.ts';
+import { machine, sourceCommit } from './machine.ts';
 import {
   addModelFlags,
   collectSpecs,
   loadFromFlags,
-  packageRoot,
   packageVersion,
   progressLine,
   wholeNumber,
@@ -99,7 +97,7 @@ async function run(flags: CompareFlags): Promise<void> {
       onProgress: progress,
     });
     progress.done();
-    const { commit } = source();
+    const commit = sourceCommit();
     const provenance: Provenance = {
       model: model.name,
       hash: model.hash,
@@ -140,14 +138,6 @@ function expectAny(specs: readonly string[], leftOut: readonly LeftOut[]): void 
     'usage',
     `compare: no method of this call can run. ${leftOut[0]?.reason ?? ''}`,
   );
-}
-
-/** The commit that the program was built from, where its folder is a repository. */
-function source(): { commit?: string } {
-  if (!existsSync(join(packageRoot(), '.git'))) return {};
-  const args = ['-C', packageRoot(), 'describe', '--always', '--dirty'];
-  const { status, stdout } = spawnSync('git', args, { encoding: 'utf8' });
-  return status === 0 ? { commit: stdout.trim() } : {};
 }
 
 /** An argument as a shell takes it. */

@@ -11,6 +11,7 @@ const percent = optional((x) => `${(100 * x).toFixed(1)} %`);
 const columns: readonly ColumnOf[] = [
   ['task', ({ task }) => task],
   ['method', ({ method }) => method],
+  ['subject', ({ subject }) => subject],
   ['length', ({ length }) => optional(String)(length)],
   ['depth', ({ depth }) => optional(String)(depth)],
   ['perplexity', ({ perplexity }) => optional((x) => x.toFixed(3))(perplexity)],
@@ -21,7 +22,10 @@ const columns: readonly ColumnOf[] = [
   ['top-1', ({ top1 }) => percent(top1)],
   ['accuracy', ({ accuracy }) => percent(accuracy)],
   ['+-', ({ accuracyStderr }) => percent(accuracyStderr)],
+  ['flexible', ({ accuracyFlexible }) => percent(accuracyFlexible)],
+  ...[10, 100].map((k): ColumnOf => [`pass@${k}`, ({ passAt }) => percent(passAt?.[String(k)])]),
   ['chance', ({ chance }) => percent(chance)],
+  ['shortened', ({ shortened }) => optional(String)(shortened)],
   ['tokens', ({ tokens }) => String(tokens)],
   ['bytes/token', ({ bytesPerToken }) => formatBytes(Math.round(bytesPerToken))],
   ['QpB', ({ qpb }) => optional((x) => x.toPrecision(4))(qpb)],

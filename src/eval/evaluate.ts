@@ -1,6 +1,6 @@
 import { ensure } from '../errors/errors.ts';
-import { loadTask } from './registry.ts';
-import type { EvalResult, EvalSettings, TaskContext } from './task.ts';
+import { evalTasks, loadTask } from './registry.ts';
+import type { EvalResult, EvalSettings, EvalText, TaskContext } from './task.ts';
 
 /** Where finished units are kept, so that a run can be continued. */
 export interface Journal {
@@ -24,6 +24,7 @@ export async function evaluate(
   context: TaskContext,
   { journal, onProgress }: EvaluateOptions = {},
 ): Promise<EvalResult[]> {
+  checkData(names, context);
   const tasks = [];
   for (const name of names) {
     tasks.push({ name, task: await (await loadTask(name))(context) });
@@ -37,18 +38,36 @@ export async function evaluate(
   const results: EvalResult[] = [];
   for (const { name, task } of tasks) {
     const units: unknown[] = [];
-    for (let index = 0; index < task.units; index++) {
-      let unit = journal?.find(name, index);
-      if (unit === undefined) {
-        unit = await task.run(index);
-        journal?.append(name, index, unit);
+    try {
+      for (let index = 0; index < task.units; index++) {
+        let unit = journal?.find(name, index);
+        if (unit === undefined) {
+          unit = await task.run(index);
+          journal?.append(name, index, unit);
+        }
+        units.push(unit);
+        onProgress?.(++done, total);
       }
-      units.push(unit);
-      onProgress?.(++done, total);
+    } finally {
+      task.dispose?.();
     }
     results.push(...task.summarize(units));
   }
   return results;
+}
+
+/** Data has to be for a task of the run that reads some. */
+function checkData(names: readonly string[], { data = {} }: TaskContext): void {
+  const readers = names.filter(
+    (name) => Object.hasOwn(evalTasks, name) && evalTasks[name].readsData,
+  );
+  const idle = Object.keys(data).find((name) => !readers.includes(name));
+  ensure(
+    idle === undefined,
+    'usage',
+    () =>
+      `eval: data for "${idle}"; tasks of this run that read data: ${readers.join(', ') || 'none'}. Name the task with --task, or leave the data out.`,
+  );
 }
 
 /** Whatever is given has to mean something to a task of the run; the rest means something to all. */
@@ -66,17 +85,23 @@ function checkHeeded(settings: EvalSettings, heeded: readonly string[]): void {
 /** Everything that the units of a run depend on, as JSON: two runs with the same may share them. */
 export async function runIdentity(
   tasks: readonly string[],
-  { model, texts, shuffled, settings }: TaskContext,
+  { model, texts, shuffled, settings, data }: TaskContext,
 ): Promise<Record<string, unknown>> {
-  const hashed = texts.map(async ({ name, text }) => ({ name, sha256: await sha256(text) }));
+  const hashes: Record<string, unknown> = {};
+  for (const [task, files] of Object.entries(data ?? {})) hashes[task] = await hashed(files);
   return {
     model: model.hash,
     adapter: model.adapter ? await sha256(JSON.stringify(model.adapter)) : 'none',
     tasks,
-    texts: await Promise.all(hashed),
+    texts: await hashed(texts),
+    ...(data && { data: hashes }),
     shuffled,
     ...settings,
   };
+}
+
+function hashed(files: readonly EvalText[]): Promise<{ name: string; sha256: string }[]> {
+  return Promise.all(files.map(async ({ name, text }) => ({ name, sha256: await sha256(text) })));
 }
 
 async function sha256(text: string): Promise<string> {

@@ -162,6 +162,23 @@ def walk(kind):
     for below in type.__subclasses__(kind): yield from walk(below)
 opener = next(kind for kind in walk(().__class__.__base__) if kind.__name__ == "FileIO")
 got = opener(${path(secret)}).read()`,
+      'read through /proc': 'got = open("/proc/self/environ").read()',
+      'follow a link': `import os
+os.symlink(${path(secret)}, "/tmp/link")
+got = open("/tmp/link").read()`,
+      'spawn by posix': 'import os; got = os.posix_spawn("/bin/id", ["id"], {})',
+      'spawn by _posixsubprocess': `import _posixsubprocess
+got = _posixsubprocess.fork_exec()`,
+      'start a process': `import multiprocessing
+got = multiprocessing.Process(target=print).start()`,
+      'take a pseudo-terminal': 'import pty; got = pty.spawn("id")',
+      'use js.Function': 'import js; got = js.Function.new("return process")()',
+      'use js.eval': 'import js; got = js.eval("process")',
+      'use js.globalThis': 'import js; got = js.globalThis.process.pid',
+      'import a module of Node':
+        'from pyodide.code import run_js; got = run_js("import(\'node:fs\')")',
+      'start a worker': 'import js; got = js.Worker.new("data:,0")',
+      'install a package': 'import micropip; got = micropip.install("x")',
       'compile Python': `got = eval(compile('open(' + repr(${path(secret)}) + ')', 'x', 'eval'))`,
     };
     const code = `

@@ -4,6 +4,8 @@ import type { PrepareTask } from './task.ts';
 
 export interface TaskRow {
   readonly summary: string;
+  /** whether it reads a data set that the user gives */
+  readonly readsData?: true;
   readonly load: () => Promise<PrepareTask>;
 }
 
@@ -12,6 +14,26 @@ export const evalTasks: Readonly<Record<string, TaskRow>> = {
   perplexity: {
     summary: 'perplexity, KL divergence from the f16 cache and top-1 agreement on texts',
     load: async () => (await import('./perplexity.ts')).prepare,
+  },
+  gsm8k: {
+    summary: 'accuracy on the word problems of GSM8K, in steps after solved examples',
+    readsData: true,
+    load: async () => (await import('./gsm8k.ts')).prepare,
+  },
+  mmlu: {
+    summary: 'accuracy on the questions of MMLU, by subject',
+    readsData: true,
+    load: async () => (await import('./mmlu.ts')).prepare,
+  },
+  humaneval: {
+    summary: 'pass@k on the Python functions of HumanEval, run in a sandbox',
+    readsData: true,
+    load: async () => (await import('./humaneval.ts')).prepare,
+  },
+  lambada: {
+    summary: 'accuracy on the last words of LAMBADA, and their perplexity',
+    readsData: true,
+    load: async () => (await import('./lambada.ts')).prepare,
   },
   ...Object.fromEntries(Object.entries(skills).map(([name, row]) => [name, skillRow(name, row)])),
 };

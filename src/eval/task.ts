@@ -29,7 +29,7 @@ export interface EvalSettings {
    * figures are averaged; default: as the spec says
    */
   readonly seeds?: number;
-  /** windows, or exercises of each row; default: all windows, 100 exercises */
+  /** windows, exercises of each row or items of a data set's part; default: all, but 100 exercises */
   readonly limit?: number;
   readonly seed: number;
   /** settings of exercises that replace the skill's own */
@@ -51,6 +51,8 @@ export interface TaskContext {
   /** Paragraphs in random order, for a text too short to be read on from a random place. */
   readonly shuffled: boolean;
   readonly settings: EvalSettings;
+  /** Files of the data sets that tasks read, by the name of the task. */
+  readonly data?: Readonly<Record<string, readonly EvalText[]>>;
   /** Runs what a model wrote; needed by tasks whose answers are programs. */
   readonly runPython?: RunPython;
 }
@@ -95,6 +97,16 @@ export interface EvalResult extends Partial<Figures> {
   readonly accuracy?: number;
   readonly accuracyStderr?: number;
   readonly passAt1?: number;
+  /** of programs: the share of problems that one of k attempts solves, by k */
+  readonly passAt?: Readonly<Record<string, number>>;
+  /** where answers are read in a second, more forgiving way */
+  readonly accuracyFlexible?: number;
+  readonly accuracyFlexibleStderr?: number;
+  /** the part of the data set that this row is about */
+  readonly subject?: string;
+  /** solved examples in a prompt, and items whose prompt had no room for all of them */
+  readonly shots?: number;
+  readonly shortened?: number;
   readonly chance?: number;
   readonly length?: number;
   readonly depth?: number;
@@ -118,6 +130,8 @@ export interface Task<Unit = unknown> {
   run(index: number): Promise<Unit>;
   /** @param units of all indices, in order */
   summarize(units: readonly Unit[]): EvalResult[];
+  /** Releases what is kept from one unit to the next. */
+  dispose?(): void;
 }
 
 /** What the file of a task exports. @throws KvError "usage" or "range" for settings it cannot serve */
