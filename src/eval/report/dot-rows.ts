@@ -103,14 +103,18 @@ function scaleOf(rows: readonly DotRow[], { log, range, reference }: DotRowsOpti
   return { low, high, ticks: Array.from({ length }, (_, i) => (first + i) * step) };
 }
 
+/** About: a bold character is wider. */
+const labelWidth = ({ label, method }: Pick<DotRow, 'label' | 'method'>) =>
+  label.length * (isOurs(method) ? 7 : 6.2);
+
 function drawColumn(
   rows: readonly DotRow[],
   { log, format, title, reference }: DotRowsOptions,
   { low, high, ticks }: Scale,
   width: number,
 ): { lines: string[]; height: number } {
-  const longest = Math.max(...rows.map(({ label }) => label.length));
-  const left = Math.min(longest * 6.2 + 12, width * 0.48);
+  const longest = Math.max(...rows.map(labelWidth));
+  const left = Math.min(longest + 14, width * 0.5);
   const right = width - 14;
   const linear = (value: number) => left + ((value - low) / (high - low)) * (right - left);
   const across = log ? logScale(low, high, left, right) : linear;
@@ -118,14 +122,14 @@ function drawColumn(
   const top = reference ? 16 : 4;
   const bottom = top + heightOf(rows);
   const lines: string[] = [];
-  let lastTick = -Infinity;
-  for (const value of ticks) {
+  // Every tick has its line; names stand at as many of them as there is room for.
+  const nearest = Math.min(...ticks.slice(1).map((tick, i) => across(tick) - across(ticks[i])));
+  const widest = Math.max(...ticks.map((tick) => format(tick).length)) * 6.2 + 8;
+  const every = Math.max(1, Math.ceil(widest / nearest));
+  for (const [i, value] of ticks.entries()) {
     const at = round(across(value));
     lines.push(`<line class="grid" x1="${at}" x2="${at}" y1="${top}" y2="${bottom}"/>`);
-    const name = format(value);
-    if (at - lastTick < name.length * 6.2 + 8) continue;
-    lines.push(text(at, bottom + 16, name, 'middle'));
-    lastTick = at;
+    if (i % every === 0) lines.push(text(at, bottom + 16, format(value), 'middle'));
   }
   lines.push(text((left + right) / 2, bottom + 33, title, 'middle', 'title'));
   if (reference) {
@@ -141,7 +145,7 @@ function drawColumn(
     }
     const middle = y + rowHeight / 2;
     const own = familyClass(method);
-    const room = Math.max(4, Math.floor((left - 8) / 5.9));
+    const room = Math.floor(((left - 12) * label.length) / labelWidth({ label, method }));
     const shown = label.length > room ? `${label.slice(0, room - 1)}…` : label;
     lines.push(text(left - 10, middle + 4, shown, 'end', isOurs(method) ? 'ours' : 'label'));
     if (mark !== undefined) {

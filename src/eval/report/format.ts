@@ -14,3 +14,9 @@ export const times = (ratio: number) => `${ratio.toFixed(ratio < 10 ? 2 : 1)}×`
 export const small = (x: number) =>
   x === 0 ? '0' : Math.abs(x) < 1e-3 ? x.toExponential(1) : x.toPrecision(3);
 export const milliseconds = (ms: number) => ms.toFixed(ms < 10 ? 2 : 1);
+
+/** A file's name without author and ending, no longer than a column can be. */
+export function shortName(name: string): string {
+  const stem = name.replace(/\.\w+$/, '').replace(/^.*_/, '');
+  return stem.length > 24 ? `${stem.slice(0, 23)}…` : stem;
+}

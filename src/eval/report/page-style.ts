@@ -26,14 +26,13 @@ svg { width: 100%; height: auto; display: block; overflow: visible; }
 .narrow { display: none; }
 .scroll { overflow-x: auto; }
 table { border-collapse: collapse; font-size: 0.83rem; line-height: 1.4; font-variant-numeric: tabular-nums; min-width: 60%; }
-th, td { padding: 0.34rem 0.7rem; text-align: right; vertical-align: top; border-bottom: 1px solid var(--rule); white-space: nowrap; }
+th, td { padding: 0.34rem 0.6rem; text-align: right; vertical-align: top; border-bottom: 1px solid var(--rule); white-space: nowrap; }
 th { color: var(--soft); font-weight: 600; vertical-align: bottom; white-space: normal; line-height: 1.25; border-bottom-color: var(--soft); }
 .word { text-align: left; }
 tr > :first-child { padding-left: 0; }
 tbody tr:hover { background: var(--wash); }
 tr.ours td { font-weight: 600; }
 tr.ours td:first-child { box-shadow: inset 3px 0 var(--accent); padding-left: 0.6rem; }
-td:not(.word).paper + td.paper { border-left: 0; }
 #verdict td { white-space: normal; min-width: 9rem; }
 #verdict td:first-child { min-width: 13rem; }
 #verdict td:nth-child(2) { min-width: 0; }

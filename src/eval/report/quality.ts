@@ -1,7 +1,7 @@
 /** Method by bytes, perplexity and quality per byte, beside the paper's table. */
 import { isOurs, text, type Column, type Row } from './block.ts';
 import { dotRows, type Dot } from './dot-rows.ts';
-import { change, megabytes, small } from './format.ts';
+import { change, megabytes, shortName } from './format.ts';
 import { compareCommand, rowOf, type MeasuredRow } from './measure.ts';
 import { paperQuality } from './paper.ts';
 import type { ReportContext, Section } from './report.ts';
@@ -32,12 +32,12 @@ export const section: Section<'quality'> = {
     const { texts } = context;
     return [
       text(
-        `Windows of ${measured.context} tokens; ${texts.map(({ name }, i) => `${measured.windows[i]} of ${name}`).join(', ')}. MB are 10⁶ bytes of all that a cache holds at the end of a window: scales, exact windows and codebooks too. QpB is the paper's quality per byte, 1000 / (perplexity × MB): it grows as a cache shrinks, however bad the text becomes. The paper's own figures stand at the right, in italics: its 60M model on 8k tokens of WikiText-2 and PTB, not our model and not our texts.`,
+        `Windows of ${measured.context} tokens; ${texts.map(({ name }, i) => `${measured.windows[i]} of ${shortName(name)}`).join(', ')}. MB are 10⁶ bytes of all that a cache holds at the end of a window: scales, exact windows and codebooks too. QpB is the paper's quality per byte, 1000 / (perplexity × MB): it grows as a cache shrinks, however bad the text becomes. The paper's own figures stand at the right, in italics: its 60M model on 8k tokens of WikiText-2 and PTB, not our model and not our texts; ${namesOf()}.`,
       ),
       {
         kind: 'chart',
         name: 'perplexity',
-        caption: `Perplexity over that of f16, with 95 % intervals: ${texts.map(({ name }, i) => `${i === 0 ? 'filled' : i === 1 ? 'hollow' : `number ${i + 1}`} ${name}`).join(', ')}. Further left is better.`,
+        caption: `Perplexity over that of f16, with 95 % intervals: ${texts.map(({ name }, i) => `${i === 0 ? 'filled' : i === 1 ? 'hollow' : `number ${i + 1}`} ${shortName(name)}`).join(', ')}. Further left is better.`,
         command,
         draw: (width) => drawRatios(rows, context, width),
       },
@@ -51,6 +51,12 @@ export const section: Section<'quality'> = {
     ];
   },
 };
+
+/** What the paper calls the methods of its table. */
+const namesOf = () =>
+  Object.entries(paperQuality)
+    .map(([spec, { name }]) => `${spec} is its ${name}`)
+    .join(', ');
 
 interface Shown {
   readonly spec: string;
@@ -68,7 +74,7 @@ function drawRatios(rows: readonly Shown[], { texts }: ReportContext, width: num
           value: Math.max(value, 1e-3),
           ...(interval && { low: interval.low, high: interval.high }),
           hollow: i % 2 === 1,
-          note: `${spec}, ${texts[i].name}: perplexity ${change(value)} of f16`,
+          note: `${spec}, ${shortName(texts[i].name)}: perplexity ${change(value)} of f16`,
         };
       }),
     })),
@@ -89,11 +95,9 @@ function columnsOf({ texts }: ReportContext): Column[] {
     ...texts.flatMap(({ name }): Column[] => [
       { title: `${shortName(name)}: perplexity` },
       { title: 'to f16' },
-      { title: 'KL' },
       { title: 'QpB' },
     ]),
-    { title: 'paper: method', words: true, paper: true },
-    { title: 'MB', paper: true },
+    { title: 'paper: MB', paper: true },
     { title: 'WikiText-2', paper: true },
     { title: 'PTB', paper: true },
     { title: 'QpB', paper: true },
@@ -108,27 +112,19 @@ function tableRow(spec: string, row: MeasuredRow, context: ReportContext): Row {
     cells: [
       spec,
       megabytes(row.bytes.total),
-      ...row.texts.flatMap(({ perplexity, perplexityRatio, kl, qpb }) => [
+      ...row.texts.flatMap(({ perplexity, perplexityRatio, qpb }) => [
         perplexity.toFixed(2),
         change(perplexityRatio),
-        small(kl),
         qpb.toPrecision(4),
       ]),
       ...(paper
         ? [
-            paper.name,
             String(paper.megabytes),
             paper.wikitext.toFixed(2),
             paper.ptb.toFixed(2),
             paper.qpb.toFixed(2),
           ]
-        : ['', '', '', '', '']),
+        : ['', '', '', '']),
     ],
   };
-}
-
-/** A file's name without its ending, and no longer than a column can be. */
-function shortName(name: string): string {
-  const stem = name.replace(/\.\w+$/, '').replace(/^.*_/, '');
-  return stem.length > 24 ? `${stem.slice(0, 23)}…` : stem;
 }

@@ -1,7 +1,7 @@
 /** Each claim of the paper: whether it holds on this model, by the numbers of the other sections. */
 import { ablatedRow, type AblationRow } from './ablations.ts';
 import { text, type Block } from './block.ts';
-import { change, megabytes, percent, small, times } from './format.ts';
+import { change, megabytes, percent, shortName, small, times } from './format.ts';
 import { rowOf, type MeasuredRow } from './measure.ts';
 import {
   paperLarge,
@@ -43,7 +43,7 @@ const holdsIf = (condition: boolean): Finding => (condition ? 'holds' : 'does no
 
 /** Each text's name with what `show` says of it. */
 const perText = ({ texts }: ReportContext, show: (text: number) => string) =>
-  texts.map(({ name }, i) => `${show(i)} on ${name}`).join(', ');
+  texts.map(({ name }, i) => `${show(i)} on ${shortName(name)}`).join(', ');
 
 const ratiosOf = (row: MeasuredRow, context: ReportContext) =>
   perText(context, (i) => change(row.texts[i].perplexityRatio));
