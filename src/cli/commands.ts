@@ -38,5 +38,9 @@ export const commands: Readonly<Record<string, CommandRow>> = {
     summary: 'every cache method on one model: bytes, agreement with f16 and speed',
     load: () => import('./compare.ts'),
   },
+  report: {
+    summary: "the paper's tables on one model, its figures beside ours: one document",
+    load: () => import('./report.ts'),
+  },
   bench: { summary: 'speed and bytes, ours beside a peer', load: () => import('./bench.ts') },
 };

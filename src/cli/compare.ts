@@ -1,5 +1,3 @@
-import { mkdirSync } from 'node:fs';
-import { join } from 'node:path';
 import type { Command } from 'commander';
 import { KvError } from '../errors/errors.ts';
 import { chooseRunnable, compare, defaultSpecs, type LeftOut } from '../eval/compare.ts';
@@ -9,7 +7,7 @@ import { runIdentity } from '../eval/evaluate.ts';
 import { openJournal } from '../eval/journal-node.ts';
 import type { TaskContext } from '../eval/task.ts';
 import { windowsOf } from '../eval/windows.ts';
-import { writeFileAtomically } from '../format/file-node.ts';
+import { calledAs, writeDocuments } from './documents.ts';
 import { machine, sourceCommit } from './machine.ts';
 import {
   addModelFlags,
@@ -101,7 +99,7 @@ async function run(flags: CompareFlags): Promise<void> {
     const provenance: Provenance = {
       model: model.name,
       hash: model.hash,
-      command: ['h1bkv', ...process.argv.slice(2).map(quoted)].join(' '),
+      command: calledAs(),
       version,
       ...(commit !== undefined && { commit }),
       machine: machine(),
@@ -111,7 +109,7 @@ async function run(flags: CompareFlags): Promise<void> {
     };
     const json = JSON.stringify({ ...provenance, seeds, ...comparison }, null, 2);
     if (flags.out !== undefined) {
-      await writeDocuments(flags.out, {
+      await writeDocuments('compare', flags.out, {
         'compare.json': `${json}\n`,
         'compare.md': comparisonMarkdown(comparison, provenance),
         'compare.html': comparisonHtml(comparison, provenance),
@@ -138,27 +136,4 @@ function expectAny(specs: readonly string[], leftOut: readonly LeftOut[]): void 
     'usage',
     `compare: no method of this call can run. ${leftOut[0]?.reason ?? ''}`,
   );
-}
-
-/** An argument as a shell takes it. */
-function quoted(argument: string): string {
-  return /^[\w./:=,@+-]+$/.test(argument) ? argument : `'${argument.replaceAll("'", "'\\''")}'`;
-}
-
-/** Each file whole or not at all. */
-async function writeDocuments(
-  folder: string,
-  files: Readonly<Record<string, string>>,
-): Promise<void> {
-  try {
-    mkdirSync(folder, { recursive: true });
-  } catch (cause) {
-    throw new KvError('io', `compare: ${folder} cannot be a folder. Name another with --out.`, {
-      cause,
-    });
-  }
-  for (const [name, text] of Object.entries(files)) {
-    const bytes = new TextEncoder().encode(text);
-    await writeFileAtomically(join(folder, name), (sink) => sink.write(bytes));
-  }
 }

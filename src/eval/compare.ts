@@ -67,19 +67,25 @@ export function defaultSpecs([{ headDimK }]: readonly LayerShape[]): string[] {
 /**
  * Tries what each spec needs before anything is run: settings that suit the model, an adapter,
  * memory for `positions`. Of specs with the same full form the first one stays; `f16` is always in.
+ * @returns `sameAs`: those that were dropped, and what stayed for them
  */
 export async function chooseRunnable(
   model: Model,
   specs: readonly string[],
   positions: number,
-): Promise<{ methods: string[]; leftOut: LeftOut[] }> {
+): Promise<{ methods: string[]; leftOut: LeftOut[]; sameAs: Map<string, string> }> {
   const byFullForm = new Map<string, string>();
+  const sameAs = new Map<string, string>();
   const leftOut: LeftOut[] = [];
   for (const method of new Set(['f16', ...specs])) {
     try {
       const cache = await model.createCache(method);
       try {
-        if (byFullForm.has(cache.spec)) continue;
+        const twin = byFullForm.get(cache.spec);
+        if (twin !== undefined) {
+          sameAs.set(method, twin);
+          continue;
+        }
         cache.begin(positions);
         cache.rollback();
         byFullForm.set(cache.spec, method);
@@ -91,7 +97,7 @@ export async function chooseRunnable(
       leftOut.push({ method, reason: error.message });
     }
   }
-  return { methods: [...byFullForm.values()], leftOut };
+  return { methods: [...byFullForm.values()], leftOut, sameAs };
 }
 
 /** What the perplexity task measures. */

@@ -25,7 +25,7 @@ export interface ScatterOptions {
   readonly names: boolean;
 }
 
-interface Box {
+export interface Box {
   readonly left: number;
   readonly top: number;
   readonly right: number;
@@ -126,7 +126,7 @@ function labels(placed: readonly Placed[], taken: Box[], plot: Box, names: boole
 }
 
 /** Boxes beside, above and below a point, near ones first. */
-function places(x: number, y: number, width: number): Box[] {
+export function places(x: number, y: number, width: number): Box[] {
   const height = fontSize + 2;
   const gap = radius + 2;
   const box = (left: number, top: number) => ({
@@ -144,26 +144,31 @@ function places(x: number, y: number, width: number): Box[] {
   ];
 }
 
-const around = (x: number, y: number, r: number): Box => ({
+export const around = (x: number, y: number, r: number): Box => ({
   left: x - r,
   top: y - r,
   right: x + r,
   bottom: y + r,
 });
 
-const overlap = (a: Box, b: Box) =>
+export const overlap = (a: Box, b: Box) =>
   a.left < b.right && b.left < a.right && a.top < b.bottom && b.top < a.bottom;
 
-const isInside = (a: Box, b: Box) =>
+export const isInside = (a: Box, b: Box) =>
   a.left >= b.left && a.right <= b.right && a.top >= b.top && a.bottom <= b.bottom;
 
-function logScale(low: number, high: number, from: number, to: number): (value: number) => number {
+export function logScale(
+  low: number,
+  high: number,
+  from: number,
+  to: number,
+): (value: number) => number {
   const factor = (to - from) / Math.log(high / low);
   return (value) => from + factor * Math.log(value / low);
 }
 
 /** Steps of every decade in [low, high]. */
-function ticks(low: number, high: number, steps: readonly number[]): number[] {
+export function ticks(low: number, high: number, steps: readonly number[]): number[] {
   const [first, last] = [Math.floor(Math.log10(low)), Math.ceil(Math.log10(high))];
   const decades = Array.from({ length: last - first + 1 }, (_, i) => 10 ** (first + i));
   return decades
@@ -172,15 +177,15 @@ function ticks(low: number, high: number, steps: readonly number[]): number[] {
 }
 
 /** `200`, `5k`, `2M`, `0.001`, `1e-5`. */
-function count(value: number): string {
+export function count(value: number): string {
   if (value >= 1e6) return `${Number((value / 1e6).toPrecision(3))}M`;
   if (value >= 1e3) return `${Number((value / 1e3).toPrecision(3))}k`;
   return value >= 1e-3 ? String(Number(value.toPrecision(3))) : value.toExponential(0);
 }
 
-const round = (x: number) => Math.round(x * 10) / 10;
+export const round = (x: number) => Math.round(x * 10) / 10;
 
-function text(x: number, y: number, content: string, anchor: string, kind = 'tick'): string {
+export function text(x: number, y: number, content: string, anchor: string, kind = 'tick'): string {
   return `<text class="${kind}" x="${round(x)}" y="${round(y)}" text-anchor="${anchor}">${escape(content)}</text>`;
 }
 

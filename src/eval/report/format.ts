@@ -1,0 +1,22 @@
+/** Numbers as the report shows them. */
+
+export const megabytes = (bytes: number) => {
+  const value = bytes / 1e6;
+  return value >= 100 ? value.toFixed(1) : value.toPrecision(3);
+};
+export const percent = (share: number, digits = 1) => `${(100 * share).toFixed(digits)} %`;
+/** A ratio as a change: 1.012 is `+1.2 %`. */
+export const change = (ratio: number) => {
+  const value = 100 * (ratio - 1);
+  return `${value < 0 ? '−' : '+'}${Math.abs(value).toFixed(Math.abs(value) < 10 ? 2 : 1)} %`;
+};
+export const times = (ratio: number) => `${ratio.toFixed(ratio < 10 ? 2 : 1)}×`;
+export const small = (x: number) =>
+  x === 0 ? '0' : Math.abs(x) < 1e-3 ? x.toExponential(1) : x.toPrecision(3);
+export const milliseconds = (ms: number) => ms.toFixed(ms < 10 ? 2 : 1);
+
+/** A file's name without author and ending, no longer than a column can be. */
+export function shortName(name: string): string {
+  const stem = name.replace(/\.\w+$/, '').replace(/^.*_/, '');
+  return stem.length > 24 ? `${stem.slice(0, 23)}…` : stem;
+}
