@@ -1,4 +1,5 @@
 import { describe, expect, it, test } from 'vitest';
+import { attendAll, largestDifference, normalScript } from '../../test/attend-all.ts';
 import { encodeKey, tableOf } from '../kernels/codes.ts';
 import { ReferenceKernels } from '../kernels/reference.ts';
 import { createKernels } from '../kernels/select.ts';
@@ -80,6 +81,28 @@ test('says more about scores than sketches of the same number of bits', () => {
   expect(lost(coded)).toBeLessThan(0.4 * lost(sketched));
 });
 
+test('values that are skipped change an output by at most 2 skip max|v|', async () => {
+  const shape = { nHeads: 4, nKvHeads: 2, headDimK: 32, headDimV: 32, scale: 1 };
+  const kernels = await createKernels('auto', { threads: 1 });
+  const script = normalScript(new Random(13), shape, 300);
+  const outputs = async (setting: string) => {
+    const spec = `bitplane:k=2,v=4,window=0,sinks=0,alloc=none,centre=none${setting}`;
+    const { cache, out } = await attendAll(spec, kernels, shape, script);
+    expect(cache.spec.includes('skip')).toBe(setting !== '');
+    cache.dispose();
+    return out;
+  };
+  const all = await outputs('');
+  const largest = script.v.reduce((most, x) => Math.max(most, Math.abs(x)), 0);
+  for (const skip of [1e-3, 0.02, 0.3]) {
+    const difference = largestDifference(await outputs(`,skip=${skip}`), all);
+    // What the kernels round sums of values to comes on top.
+    expect(difference, `${skip}`).toBeLessThanOrEqual(2 * skip * largest + 1e-3);
+    if (skip > 0.01) expect(difference, `${skip}`).toBeGreaterThan(0.01 * skip);
+  }
+  kernels.dispose();
+});
+
 describe('settings', () => {
   const shapes = [{ nHeads: 2, nKvHeads: 1, headDimK: 16, headDimV: 16, scale: 1 }];
   const create = (spec: string) => createCache(spec, shapes, new ReferenceKernels());
@@ -119,6 +142,7 @@ describe('settings', () => {
     ['bitplane@1:k=2', /layers 1 to 1; the model has layers 0 to 0/],
     ['bitplane@0:window=2', /unknown setting "window" of single layers/],
     ['f16@0:k=2', /unknown setting "k" of single layers/],
+    ['bitplane:skip=0.6', /skip is 0.6; it must be a number from 0 to 0.5/],
     ['bitplane:bits=3', /unknown setting "bits"/],
   ])('%s is refused', async (spec, pattern) => {
     await expect(create(spec)).rejects.toThrow(

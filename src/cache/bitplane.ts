@@ -40,16 +40,19 @@ const sampleLength = 256;
  * Settings: `k` bits per key channel on average (0.5 to 4, default 2), `v` bits per value (2, 3, 4,
  * default 2), `window` (default 64), `sinks` (default 4), `alloc` (auto, none), `centre` (static,
  * none), `source` of means and allocation (the adapter where it has them, else the first positions),
- * `scale` of keys (least-squares, or unbiased, the default with `alloc=none`), `seed` of the rotation.
+ * `scale` of keys (least-squares, or unbiased, the default with `alloc=none`), `seed` of the rotation, `skip`
+ * (0 to 0.5, default 0): the share of a query's weights on coded positions, the smallest, that may be left
+ * out with their values; an output then errs by at most 2 skip max|v|.
  * Layers may have `k` and `v` of their own, and then all keep what they are given:
  * `bitplane:k=1.5,v=2@0-1:k=3,v=4@-1:k=3`.
  */
 export const create: CacheMethod['create'] = (spec, shapes, kernels, adapter) => {
-  const names = ['k', 'v', 'window', 'sinks', 'alloc', 'centre', 'source', 'scale', 'seed'];
+  const names = ['k', 'v', 'window', 'sinks', 'alloc', 'centre', 'source', 'scale', 'seed', 'skip'];
   expectSettings(spec, names, ['k', 'v']);
   const window = wholeSetting(spec, 'window', 64, { min: 0, max: 65536 });
   const sinks = wholeSetting(spec, 'sinks', 4, { min: 0, max: 128 });
   const seed = wholeSetting(spec, 'seed', 0, { min: 0, max: 65535 });
+  const skip = numberSetting(spec, 'skip', 0, { min: 0, max: 0.5 });
   const alloc = choiceSetting(spec, 'alloc', 'auto', ['auto', 'none']);
   const centre = choiceSetting(spec, 'centre', 'static', ['static', 'none']);
   const rule = choiceSetting<ScaleRule>(
@@ -107,7 +110,7 @@ export const create: CacheMethod['create'] = (spec, shapes, kernels, adapter) =>
     ({ from, to, settings }) =>
       `@${from}-${to}:${[...settings].map(([key, value]) => `${key}=${value}`).join(',')}`,
   );
-  const fullSpec = `bitplane:k=${keys},v=${values},window=${window},sinks=${sinks},alloc=${alloc},centre=${centre}${origin},scale=${rule}${rotations ? `,seed=${seed}` : ''}${exceptions.join('')}`;
+  const fullSpec = `bitplane:k=${keys},v=${values},window=${window},sinks=${sinks},alloc=${alloc},centre=${centre}${origin},scale=${rule}${rotations ? `,seed=${seed}` : ''}${skip > 0 ? `,skip=${skip}` : ''}${exceptions.join('')}`;
 
   const warmup = learns && source === 'first' ? Math.max(sampleLength, sinks) : 0;
   const method: WindowedMethod = {
@@ -130,7 +133,13 @@ export const create: CacheMethod['create'] = (spec, shapes, kernels, adapter) =>
         rotations?.of(layer) ?? new AllocatedKeys(kernels, shape, nibblesOf[layer], rule, scratch);
       const valueBits = bitsOf[layer].values;
       const isCentred = centre === 'static';
-      const codec = new BitplaneCodec(kernels, shape, valueBits, scratch, keys, isCentred);
+      const codec = new BitplaneCodec(
+        kernels,
+        shape,
+        { valueBits, isCentred, skip },
+        scratch,
+        keys,
+      );
       if (source === 'adapter' && known && !isCopy) codec.know(known[layer], bases?.[layer]);
       return codec;
     },
@@ -175,10 +184,9 @@ class BitplaneCodec implements LayerCodec {
   constructor(
     private readonly kernels: Kernels,
     private readonly shape: LayerShape,
-    private readonly valueBits: AffineBits,
+    private readonly settings: { valueBits: AffineBits; isCentred: boolean; skip: number },
     private readonly scratch: CodeScratch,
     private readonly keys: KeyCoder,
-    private readonly isCentred: boolean,
   ) {}
 
   get tensors(): readonly Tensor[] {
@@ -190,7 +198,7 @@ class BitplaneCodec implements LayerCodec {
     { keyMean, valueMean, keys, queries }: Omit<LayerStatistics, 'valueCosts'>,
     bases?: readonly BalancedBasis[],
   ): Means {
-    if (this.isCentred) {
+    if (this.settings.isCentred) {
       this.keys.fit({ keys, queries }, bases);
       this.means = { keys: keyMean, values: valueMean };
     } else {
@@ -219,8 +227,9 @@ class BitplaneCodec implements LayerCodec {
   store(page: Page, slot: number, k: Tensor, v: Tensor): void {
     if (!page.valueParams) throw new KvError('shape', 'bitplane: the page has no valueParams.');
     this.kernels.storeCodes(k, this.keys.codec('store'), page.keys, page.keyScales, slot);
+    const { valueBits } = this.settings;
     const clip = { clip: true };
-    this.kernels.storeAffine(v, page.values, page.valueParams, this.valueBits, slot, clip);
+    this.kernels.storeAffine(v, page.values, page.valueParams, valueBits, slot, clip);
   }
 
   read(q: Tensor): ReturnType<LayerCodec['read']> {
@@ -232,9 +241,10 @@ class BitplaneCodec implements LayerCodec {
     this.kernels.queryTables(q, this.keys.codec('read'), tables, scales);
     return {
       keyForm: 'codes',
-      valueForm: `affine${this.valueBits}`,
+      valueForm: `affine${this.settings.valueBits}`,
       query: tables,
       queryScales: scales,
+      skip: this.settings.skip,
     };
   }
 }

@@ -127,7 +127,8 @@ export function coupledCodec(book: CoupledBook): BlockCodec {
       const centres = read(codebooks);
       for (let code = 0; code < nCodes; code++) {
         const at = centresOf(code) + getCode(codes, code, bits) * channels;
-        page.set(centres.subarray(at, at + channels), code * channels);
+        // For so few elements a call of `set` takes longer.
+        for (let c = 0; c < channels; c++) page[code * channels + c] = centres[at + c];
       }
     },
   };

@@ -53,7 +53,7 @@ export interface MethodState {
   };
 }
 
-/** Rows of one form. */
+/** Rows of one form; each is valid until the next allocation. */
 export interface Rows {
   /** f32 [headDimK] */
   key(kvHead: number, position: number): Float32Array;
@@ -68,13 +68,11 @@ export interface DecodedStep {
   readonly n: number;
   /** f32 [n, nHeads, headDimK] */
   readonly q: Float32Array;
-  /** f32 [n, nHeads, headDimV], to be overwritten */
-  readonly out: Float32Array;
   readonly compressed: Rows;
   readonly exact: Rows;
-  /** the state before this step, and the one after it; the same if their versions are */
-  readonly state: StateView | undefined;
-  readonly nextState: StateView | undefined;
+  /** The state before this step, and the one after it; the same if their versions are. As valid as rows. */
+  state(): StateView | undefined;
+  nextState(): StateView | undefined;
 }
 
 /** What a method adds to `DecodedCache`. */
@@ -90,6 +88,6 @@ export interface DecodedMethod {
   /** Positions from here on are compressed at once: 0 for all, Infinity for none. */
   readonly exactUntil: number;
   readonly state?: MethodState;
-  /** Attention other than softmax over everything before the query. */
-  attend?(step: DecodedStep): void;
+  /** Attention other than softmax over everything before the query. @returns f32 [n, nHeads, headDimV] */
+  attend?(step: DecodedStep): Float32Array;
 }

@@ -77,17 +77,17 @@ export class DecodedCache extends SteppedCache {
       this.attendInRuns(layer, q, out, compressed, exact, firstExact);
       return;
     }
-    this.method.attend({
+    const rows = this.method.attend({
       layer,
       start: this.committed,
       n: this.pending,
-      q: this.kernels.view(q) as Float32Array,
-      out: this.kernels.view(out) as Float32Array,
+      q: (this.kernels.view(q) as Float32Array).slice(),
       compressed: this.rowsOf(layer, compressed, 0),
       exact: this.rowsOf(layer, exact, firstExact),
-      state: this.stateAt(layer, this.committed),
-      nextState: this.stateAt(layer, this.end),
+      state: () => this.stateAt(layer, this.committed),
+      nextState: () => this.stateAt(layer, this.end),
     });
+    this.kernels.write(out, rows);
   }
 
   protected unwind(): void {
@@ -310,10 +310,11 @@ export class DecodedCache extends SteppedCache {
 
   private rowsOf(layer: number, pages: readonly Page[], firstBlock: number): Rows {
     const { headDimK, headDimV } = this.shapes[layer];
-    const views = pages.map((page) => this.viewsOf(page));
+    // Views are made anew for each row: an allocation in between would leave them behind.
     const row = (kind: Kind, d: number, kvHead: number, position: number) => {
       const at = (kvHead * blockLength + (position % blockLength)) * d;
-      return views[blockOf(position) - firstBlock][kind].subarray(at, at + d);
+      const page = this.kernels.view(pages[blockOf(position) - firstBlock][kind]) as Float32Array;
+      return page.subarray(at, at + d);
     };
     return {
       key: (kvHead, position) => row('keys', headDimK, kvHead, position),

@@ -1,13 +1,15 @@
-import { decodeBlocks } from '../math/blocks.ts';
-import { f32ToF16 } from '../math/f16.ts';
+import { f16ToF32, f32ToF16 } from '../math/f16.ts';
 
 /** The numbers that these f16 bits stand for. */
 export function fromF16(bits: Uint16Array): Float32Array<ArrayBuffer> {
-  const bytes = new Uint8Array(bits.buffer, bits.byteOffset, bits.byteLength);
-  return decodeBlocks('f16', bytes, bits.length);
+  const values = new Float32Array(bits.length);
+  for (let i = 0; i < bits.length; i++) values[i] = f16ToF32(bits[i]);
+  return values;
 }
 
 /** f16 bits of numbers that f16 can hold, rounded to nearest. */
 export function toF16(values: ArrayLike<number>): Uint16Array {
-  return Uint16Array.from(values, f32ToF16);
+  const bits = new Uint16Array(values.length);
+  for (let i = 0; i < bits.length; i++) bits[i] = f32ToF16(values[i]);
+  return bits;
 }

@@ -1,15 +1,20 @@
 import { symmetricEigen } from '../math/linalg.ts';
+import { kthLargest } from '../math/select.ts';
+import type { Kernels } from '../kernels/kernels.ts';
 import type { LayerShape } from './cache.ts';
-import type { CacheMethod } from './method.ts';
 import { DecodedCache } from './decoded.ts';
-import {
-  blockLength,
-  type BlockCodec,
-  type DecodedStep,
-  type StateView,
-} from './decoded-method.ts';
+import { blockLength, type BlockCodec, type DecodedStep } from './decoded-method.ts';
 import { fromF16, toF16 } from './halves.ts';
-import { attendRows, dot } from './plain-attention.ts';
+import {
+  attendMatrices,
+  firstRows,
+  matrix,
+  products,
+  putRows,
+  queriesOf,
+  rowOf,
+  type Matrix,
+} from './matrix-attention.ts';
 import { expectSettings, numberSetting, wholeSetting, type CacheSpec } from './spec.ts';
 
 /**
@@ -27,7 +32,7 @@ import { expectSettings, numberSetting, wholeSetting, type CacheSpec } from './s
 export function create(
   spec: CacheSpec,
   shapes: readonly LayerShape[],
-  kernels: Parameters<CacheMethod['create']>[2],
+  kernels: Kernels,
 ): DecodedCache {
   expectSettings(spec, ['keys', 'd', 'top', 'n']);
   const fraction = { min: 0.01, max: 1 };
@@ -62,7 +67,7 @@ export function create(
         },
       },
     },
-    attend: (step) => attend(step, shapes[step.layer], positions, d, top),
+    attend: (step) => attend(kernels, step, shapes[step.layer], positions, d, top),
   });
 }
 
@@ -80,48 +85,78 @@ export function principalDirections(keys: Float32Array, d: number): Float64Array
   return symmetricEigen(moment, d).vectors;
 }
 
+/** Queries that are scored together, which bounds the memory it takes. */
+const queriesAtOnce = 64;
+
 function attend(
-  { start, n, q, out, compressed, nextState }: DecodedStep,
-  { nHeads, nKvHeads, headDimK, headDimV, scale }: LayerShape,
+  kernels: Kernels,
+  step: DecodedStep,
+  shape: LayerShape,
   positions: number,
   d: number,
   top: number,
-): void {
-  const directions = keptDirections(headDimK, d);
+): Float32Array {
+  const { start, n, q, compressed } = step;
+  const { nHeads, nKvHeads, headDimK, headDimV, scale } = shape;
+  const group = nHeads / nKvHeads;
+  const out = new Float32Array(n * nHeads * headDimV);
+  const all = Array.from({ length: start + n }, (_, j) => j);
   for (let kvHead = 0; kvHead < nKvHeads; kvHead++) {
-    const basis = nextState ? readBasis(nextState, kvHead, directions, headDimK) : [];
-    const project = (x: Float32Array) => Float32Array.from(basis, (row) => dot(row, x));
-    const all = Array.from({ length: start + n }, (_, j) => j);
-    const keys = all.map((j) => compressed.key(kvHead, j));
-    const values = all.map((j) => compressed.value(kvHead, j));
-    const shortKeys = keys.map(project);
-    const group = nHeads / nKvHeads;
-    for (let row = 0; row < n * group; row++) {
-      const [i, h] = [Math.floor(row / group), kvHead * group + (row % group)];
-      const count = start + i + 1;
-      const query = q.subarray((i * nHeads + h) * headDimK, (i * nHeads + h + 1) * headDimK);
-      const to = out.subarray((i * nHeads + h) * headDimV, (i * nHeads + h + 1) * headDimV);
-      const seen =
-        count > positions
-          ? best(shortKeys.slice(0, count), project(query), Math.ceil(top * count))
-          : all.slice(0, count);
-      const pick = (list: Float32Array[]) => seen.map((j) => list[j]);
-      attendRows(query, pick(keys), pick(values), scale, to);
+    const [allKeys, allValues] = [
+      matrix(
+        all.map((j) => compressed.key(kvHead, j)),
+        headDimK,
+      ),
+      matrix(
+        all.map((j) => compressed.value(kvHead, j)),
+        headDimV,
+      ),
+    ];
+    const basis = readBasis(step, kvHead, keptDirections(headDimK, d), headDimK);
+    const shortKeys = basis && products(kernels, allKeys, basis);
+    for (let from = 0; from < n; from += queriesAtOnce) {
+      const to = Math.min(n, from + queriesAtOnce);
+      const queries = queriesOf(q, shape, kvHead, from, to);
+      const seen = (rows: Matrix) => firstRows(rows, start + to);
+      const scores =
+        shortKeys && products(kernels, products(kernels, queries, basis), seen(shortKeys));
+      const hide = (row: number, logits: Float32Array) => {
+        const count = start + from + Math.floor(row / group) + 1;
+        logits.fill(-Infinity, count);
+        if (!scores || count <= positions) return;
+        hideAllBut(Math.ceil(top * count), rowOf(scores, row).subarray(0, count), logits);
+      };
+      const [keys, values] = [seen(allKeys), seen(allValues)];
+      const attended = attendMatrices(kernels, { queries, keys, values, scale }, hide);
+      putRows(attended.out, out, shape, kvHead, from);
     }
   }
+  return out;
 }
 
-function readBasis({ codebooks }: StateView, kvHead: number, directions: number, d: number) {
+/** The directions of a KV head, [directions, d]; undefined as long as there are none. */
+function readBasis(
+  step: DecodedStep,
+  kvHead: number,
+  directions: number,
+  d: number,
+): Matrix | undefined {
+  const state = step.nextState();
+  if (!state) return undefined;
   const size = directions * d;
-  const all = fromF16(codebooks.subarray(kvHead * size, (kvHead + 1) * size));
-  return Array.from({ length: directions }, (_, i) => all.subarray(i * d, i * d + d));
+  const data = fromF16(state.codebooks.subarray(kvHead * size, (kvHead + 1) * size));
+  return { rows: directions, columns: d, data };
 }
 
-/** Indices of the keys with the largest scores, in order of position; ties go to the older key. */
-function best(keys: readonly Float32Array[], query: Float32Array, count: number): number[] {
-  const scores = keys.map((key) => dot(query, key));
-  const order = Array.from(keys, (_, j) => j).sort((a, b) => scores[b] - scores[a] || a - b);
-  return order.slice(0, count).sort((a, b) => a - b);
+/** Leaves the logits of the `count` keys with the largest scores; ties go to the older key. */
+function hideAllBut(count: number, scores: Float32Array, logits: Float32Array): void {
+  const least = kthLargest(scores, count);
+  let above = 0;
+  for (const score of scores) if (score > least) above++;
+  let ties = count - above;
+  scores.forEach((score, j) => {
+    if (score < least || (score === least && ties-- <= 0)) logits[j] = -Infinity;
+  });
 }
 
 /** Rows as they are. */

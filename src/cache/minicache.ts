@@ -83,7 +83,7 @@ export function borrowingCodec(
     for (let row = 0; row < rows; row++) {
       const x = rowOf(page, row);
       const length = norm(x);
-      if (length > 0) x.forEach((v, c) => (x[c] = v / length));
+      if (length > 0) for (let c = 0; c < d; c++) x[c] /= length;
     }
     return page;
   };
@@ -115,8 +115,7 @@ export function borrowingCodec(
       page.set(directions(below));
       for (let row = 0; row < rows; row++) {
         const length = f16ToF32(scales[row]);
-        const x = rowOf(page, row);
-        x.forEach((v, c) => (x[c] = v * length));
+        for (let at = row * d; at < row * d + d; at++) page[at] *= length;
       }
       for (let kept = 0; kept < nKvHeads * keep; kept++) {
         const h = Math.floor(kept / keep);

@@ -41,6 +41,7 @@ export function symmetricCodec(
 ): BlockCodec {
   const groups = Math.ceil(d / groupLength);
   const nRows = nKvHeads * blockLength;
+  const centre = 2 ** (bits - 1);
   const turn = (row: Float32Array) => (rotated ? hadamard(row) : row);
   return {
     codeBytes: (nRows * d * bits) / 8,
@@ -62,9 +63,12 @@ export function symmetricCodec(
       for (let row = 0; row < nRows; row++) {
         if (row % blockLength >= count) continue;
         const x = page.subarray(row * d, row * d + d);
-        for (let c = 0; c < d; c++) {
-          const scale = f16ToF32(scales[row * groups + Math.floor(c / groupLength)]);
-          x[c] = scale * (getCode(codes, row * d + c, bits) - 2 ** (bits - 1));
+        for (let g = 0; g < groups; g++) {
+          const scale = f16ToF32(scales[row * groups + g]);
+          const end = Math.min(d, (g + 1) * groupLength);
+          for (let c = g * groupLength; c < end; c++) {
+            x[c] = scale * (getCode(codes, row * d + c, bits) - centre);
+          }
         }
         turn(x);
       }
@@ -91,11 +95,12 @@ export function quantizeSymmetric(
 /** x = H x in place, H the orthonormal Hadamard matrix (fast Walsh transform); H H = 1. */
 export function hadamard(x: Float32Array): Float32Array {
   for (let half = 1; half < x.length; half *= 2) {
-    for (let i = 0; i < x.length; i++) {
-      if (i & half) continue;
-      const [u, v] = [x[i], x[i + half]];
-      x[i] = u + v;
-      x[i + half] = u - v;
+    for (let first = 0; first < x.length; first += 2 * half) {
+      for (let i = first; i < first + half; i++) {
+        const [u, v] = [x[i], x[i + half]];
+        x[i] = u + v;
+        x[i + half] = u - v;
+      }
     }
   }
   const norm = 1 / Math.sqrt(x.length);

@@ -1,9 +1,10 @@
+import type { Kernels } from '../kernels/kernels.ts';
 import type { LayerShape } from './cache.ts';
 import type { CacheMethod } from './method.ts';
 import { DecodedCache } from './decoded.ts';
 import { type DecodedStep } from './decoded-method.ts';
 import { fromF16, toF16 } from './halves.ts';
-import { attendRows } from './plain-attention.ts';
+import { attendMatrices, matrix, putRows, queriesOf, rowOf } from './matrix-attention.ts';
 import { expectSettings, numberSetting, wholeSetting } from './spec.ts';
 
 /** Positions between evictions: at fixed places, so that the size of the steps changes nothing. */
@@ -49,7 +50,7 @@ export const create: CacheMethod['create'] = (spec, shapes, kernels) => {
         return { keys, values, scales: entries * 4, codebooks: 0 };
       },
     },
-    attend: (step) => attend(step, shapes[step.layer], rule),
+    attend: (step) => attend(kernels, step, shapes[step.layer], rule),
   });
 };
 
@@ -72,34 +73,49 @@ interface Entry {
   heat: number;
 }
 
-/** The queries one after the other: attention, its sums, evictions. Every KV head goes its own way. */
-function attend(step: DecodedStep, shape: LayerShape, rule: Rule): void {
-  const { start, n, q, out, exact } = step;
+/** Up to each eviction the queries see the same entries and those that have come since. */
+function attend(kernels: Kernels, step: DecodedStep, shape: LayerShape, rule: Rule): Float32Array {
+  const { start, n, q, exact } = step;
   const { nHeads, nKvHeads, headDimK, headDimV, scale } = shape;
   const group = nHeads / nKvHeads;
+  const out = new Float32Array(n * nHeads * headDimV);
   for (let kvHead = 0; kvHead < nKvHeads; kvHead++) {
     let entries = readEntries(step, shape, kvHead, entriesAt(start, rule));
-    for (let i = 0; i < n; i++) {
-      const position = start + i;
-      // Copies: the rows lie in memory that the next layer decodes into.
-      const [key, value] = [exact.key(kvHead, position), exact.value(kvHead, position)];
-      entries.push({ key: key.slice(), value: value.slice(), heat: 0 });
-      const keys = entries.map((entry) => entry.key);
-      const values = entries.map((entry) => entry.value);
-      for (let h = kvHead * group; h < (kvHead + 1) * group; h++) {
-        const row = i * nHeads + h;
-        const query = q.subarray(row * headDimK, (row + 1) * headDimK);
-        const to = out.subarray(row * headDimV, (row + 1) * headDimV);
-        const weights = attendRows(query, keys, values, scale, to);
+    for (let from = 0; from < n;) {
+      const sinceEviction = (start + from) % evictionInterval;
+      const to = Math.min(n, from + evictionInterval - sinceEviction);
+      const old = entries.length;
+      for (let i = from; i < to; i++) {
+        const [key, value] = [exact.key(kvHead, start + i), exact.value(kvHead, start + i)];
+        entries.push({ key: key.slice(), value: value.slice(), heat: 0 });
+      }
+      const queries = queriesOf(q, shape, kvHead, from, to);
+      const keys = matrix(
+        entries.map(({ key }) => key),
+        headDimK,
+      );
+      const values = matrix(
+        entries.map(({ value }) => value),
+        headDimV,
+      );
+      const seen = (row: number) => old + Math.floor(row / group) + 1;
+      const attended = attendMatrices(kernels, { queries, keys, values, scale }, (row, logits) =>
+        logits.fill(-Infinity, seen(row)),
+      );
+      putRows(attended.out, out, shape, kvHead, from);
+      for (let row = 0; row < queries.rows; row++) {
+        const weights = rowOf(attended.weights, row);
         // f32, as they are stored: sums must not depend on where steps begin.
         entries.forEach((entry, j) => (entry.heat = Math.fround(entry.heat + weights[j])));
       }
-      if ((position + 1) % evictionInterval === 0) {
-        entries = evict(entries, survivors(position + 1, rule), rule.sinks);
+      if ((start + to) % evictionInterval === 0) {
+        entries = evict(entries, survivors(start + to, rule), rule.sinks);
       }
+      from = to;
     }
     writeEntries(step, shape, kvHead, entries);
   }
+  return out;
 }
 
 /** What is left of entries in order of position: sinks, the newest half of the budget, and the hottest. */
@@ -121,11 +137,12 @@ export function evict<T extends { readonly heat: number }>(
 
 /** Entries of a KV head out of the state: scales [nKvHeads, count], keys and values [nKvHeads, count, d]. */
 function readEntries(
-  { state }: DecodedStep,
+  step: DecodedStep,
   { headDimK, headDimV }: LayerShape,
   kvHead: number,
   count: number,
 ): Entry[] {
+  const state = step.state();
   if (!state) return [];
   const row = (all: Uint16Array, j: number, d: number) =>
     fromF16(all.subarray((kvHead * count + j) * d, (kvHead * count + j + 1) * d));
@@ -137,15 +154,16 @@ function readEntries(
 }
 
 function writeEntries(
-  { nextState }: DecodedStep,
+  step: DecodedStep,
   { headDimK, headDimV }: LayerShape,
   kvHead: number,
   entries: readonly Entry[],
 ): void {
+  const state = step.nextState();
   entries.forEach(({ key, value, heat }, j) => {
     const row = kvHead * entries.length + j;
-    nextState?.keys.set(toF16(key), row * headDimK);
-    nextState?.values.set(toF16(value), row * headDimV);
-    nextState?.scales.set([heat], row);
+    state?.keys.set(toF16(key), row * headDimK);
+    state?.values.set(toF16(value), row * headDimV);
+    state?.scales.set([heat], row);
   });
 }

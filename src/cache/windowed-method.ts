@@ -42,7 +42,7 @@ export interface LayerCodec {
   learn(sample: Sample): Means;
   store(page: Page, slot: number, k: Tensor, v: Tensor): void;
   /** @param q f32 [n, nHeads, headDimK] */
-  read(q: Tensor): Pick<Segment, 'keyForm' | 'valueForm' | 'query' | 'queryScales'>;
+  read(q: Tensor): Pick<Segment, 'keyForm' | 'valueForm' | 'query' | 'queryScales' | 'skip'>;
 }
 
 /** What a method that quantizes all but a window adds to `WindowedCache`. */

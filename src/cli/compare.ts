@@ -1,9 +1,9 @@
-import type { Command } from 'commander';
+import { InvalidArgumentError, type Command } from 'commander';
 import { KvError } from '../errors/errors.ts';
 import { chooseRunnable, compare, defaultSpecs, type LeftOut } from '../eval/compare.ts';
 import { comparisonHtml, comparisonMarkdown, type Provenance } from '../eval/compare-page.ts';
 import { comparisonCells, plainTable } from '../eval/compare-table.ts';
-import { runIdentity } from '../eval/evaluate.ts';
+import { evaluatePart, runIdentity, type Part } from '../eval/evaluate.ts';
 import { openJournal } from '../eval/journal-node.ts';
 import type { TaskContext } from '../eval/task.ts';
 import { windowsOf } from '../eval/windows.ts';
@@ -28,6 +28,7 @@ interface CompareFlags extends ModelFlags {
   readonly limit?: number;
   readonly seeds: number;
   readonly resume?: string;
+  readonly part?: Part;
   readonly out?: string;
   readonly json?: boolean;
 }
@@ -55,6 +56,11 @@ export function define(command: Command): void {
     .option('--limit <n>', 'windows (default: all)', wholeNumber(1, longest))
     .option('--seeds <n>', 'seeds averaged where a method has one', wholeNumber(1, 1000), 3)
     .option('--resume <file>', 'keep finished work here, and go on from it')
+    .option(
+      '--part <i/n>',
+      'work on one of n parts of the windows, for processes side by side',
+      readPart,
+    )
     .option('--out <folder>', 'write compare.md, compare.html and compare.json there')
     .option('--json', 'print one JSON document on standard output')
     .addHelpText('after', `\nExamples:\n${examples}`)
@@ -63,9 +69,23 @@ export function define(command: Command): void {
 
 const examples = `\
   h1bkv compare --text novel.txt --context 512 --out comparison --resume run.jsonl
+  h1bkv compare --text novel.txt --resume run.jsonl --part 1/2     # and --part 2/2, then without
   h1bkv compare --cache "h1b kivi:2 bitplane:k=1,v=2" --text novel.txt --limit 20`;
 
+/** `1/2` */
+function readPart(text: string): Part {
+  const [, index, of] = (/^(\d+)\/(\d+)$/.exec(text) ?? []).map(Number);
+  if (index >= 1 && index <= of) return { index, of };
+  throw new InvalidArgumentError('It must be a part of a whole, such as 1/2 and 2/2.');
+}
+
 async function run(flags: CompareFlags): Promise<void> {
+  if (flags.part && flags.resume === undefined) {
+    throw new KvError(
+      'usage',
+      'compare: a part needs --resume, where the whole will find its work.',
+    );
+  }
   const texts = readTexts(flags.text);
   process.once('SIGINT', () => {
     console.error(`\nstopped${flags.resume ? `; the same call goes on from ${flags.resume}` : ''}`);
@@ -89,9 +109,21 @@ async function run(flags: CompareFlags): Promise<void> {
     const version = packageVersion();
     const identity = { version, ...(await runIdentity(['compare'], taskContext)) };
     const progress = progressLine('comparing');
+    const journal =
+      flags.resume === undefined ? undefined : openJournal(flags.resume, identity, flags.part);
+    if (flags.part && journal) {
+      const options = { journal, onProgress: progress };
+      const done = await evaluatePart(['perplexity'], taskContext, flags.part, options);
+      progress.done();
+      const { index, of } = flags.part;
+      console.error(
+        `part ${index} of ${of}: ${done} windows done. When all parts are, the same call without --part makes the table.`,
+      );
+      return;
+    }
     const comparison = await compare(taskContext, {
       leftOut,
-      ...(flags.resume !== undefined && { journal: openJournal(flags.resume, identity) }),
+      ...(journal && { journal }),
       onProgress: progress,
     });
     progress.done();

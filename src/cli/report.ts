@@ -122,8 +122,10 @@ async function run(flags: ReportFlags): Promise<void> {
     const progress = progressOf();
     const data = await runReport(chosen, sections, context, { onProgress: progress.update });
     progress.done();
+    const commit = sourceCommit();
     const provenance: ReportProvenance = {
-      ...{ model: model.name, hash: model.hash, command: calledAs(), version, ...source() },
+      ...{ model: model.name, hash: model.hash, command: calledAs(), version },
+      ...(commit !== undefined && { commit }),
       ...{ machine: machine(), backend: model.kernels.backend, threads: model.kernels.threads },
       texts: texts.map(({ name }) => name),
     };

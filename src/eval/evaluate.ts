@@ -9,6 +9,12 @@ export interface Journal {
   append(task: string, unit: number, result: unknown): void;
 }
 
+/** One of several processes that share the units of a run: number `index` of `of`, from 1. */
+export interface Part {
+  readonly index: number;
+  readonly of: number;
+}
+
 export interface EvaluateOptions {
   readonly journal?: Journal;
   readonly onProgress?: (doneUnits: number, totalUnits: number) => void;
@@ -24,15 +30,7 @@ export async function evaluate(
   context: TaskContext,
   { journal, onProgress }: EvaluateOptions = {},
 ): Promise<EvalResult[]> {
-  checkData(names, context);
-  const tasks = [];
-  for (const name of names) {
-    tasks.push({ name, task: await (await loadTask(name))(context) });
-  }
-  checkHeeded(
-    context.settings,
-    tasks.flatMap(({ task }) => task.heeds),
-  );
+  const tasks = await prepareTasks(names, context);
   const total = tasks.reduce((sum, { task }) => sum + task.units, 0);
   let done = 0;
   const results: EvalResult[] = [];
@@ -54,6 +52,44 @@ export async function evaluate(
     results.push(...task.summarize(units));
   }
   return results;
+}
+
+/**
+ * Works on every `part.of`-th unit of the tasks that the journal does not have yet. Once all parts are
+ * done, `evaluate` finds all units in their journals.
+ * @returns units of this part
+ */
+export async function evaluatePart(
+  names: readonly string[],
+  context: TaskContext,
+  part: Part,
+  { journal, onProgress }: EvaluateOptions & { readonly journal: Journal },
+): Promise<number> {
+  const tasks = await prepareTasks(names, context);
+  const units = tasks.flatMap(({ name, task }) =>
+    Array.from({ length: task.units }, (_, index) => ({ name, task, index })),
+  );
+  const own = units.filter((_, i) => i % part.of === part.index - 1);
+  for (const [done, { name, task, index }] of own.entries()) {
+    if (journal.find(name, index) === undefined) {
+      journal.append(name, index, await task.run(index));
+    }
+    onProgress?.(done + 1, own.length);
+  }
+  return own.length;
+}
+
+async function prepareTasks(names: readonly string[], context: TaskContext) {
+  checkData(names, context);
+  const tasks = [];
+  for (const name of names) {
+    tasks.push({ name, task: await (await loadTask(name))(context) });
+  }
+  checkHeeded(
+    context.settings,
+    tasks.flatMap(({ task }) => task.heeds),
+  );
+  return tasks;
 }
 
 /** Data has to be for a task of the run that reads some. */

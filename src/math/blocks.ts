@@ -8,9 +8,6 @@ export type EncodableDType = Extract<WeightDType, 'f32' | 'f16' | 'bf16' | 'q8_0
 
 const q8 = dtypeBlocks.q8_0;
 
-/** The value of every f16, made when first needed: a model has hundreds of millions of them. */
-let f16Values: Float32Array | undefined;
-
 /**
  * Values of `count` elements.
  * @param bytes exactly those elements, at any alignment
@@ -62,10 +59,7 @@ function isWeightDType(dtype: DType): dtype is WeightDType {
 /** Writes the elements of the block at byte `at` to `out` from `to` on. */
 type DecodeBlock = (view: DataView, at: number, out: Float32Array, to: number) => void;
 
-const half = (view: DataView, at: number): number => {
-  f16Values ??= Float32Array.from({ length: 65536 }, (_, bits) => f16ToF32(bits));
-  return f16Values[view.getUint16(at, true)];
-};
+const half = (view: DataView, at: number): number => f16ToF32(view.getUint16(at, true));
 
 /** Element j of a 16-byte run of nibbles: the low ones first, then the high ones. */
 const nibble = (view: DataView, at: number, j: number): number =>

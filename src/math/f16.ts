@@ -19,8 +19,16 @@ export function f32ToF16(value: number): number {
   return sign | ((magnitude - 0x38000000 + 0xfff + odd) >>> 13);
 }
 
-/** Value of the IEEE binary16 with these bits. */
+/** Value of the IEEE binary16 with these bits, 0 to 65535. */
 export function f16ToF32(bits: number): number {
+  values ??= Float32Array.from({ length: 65536 }, (_, each) => valueOf(each));
+  return values[bits];
+}
+
+/** The value of every f16, made when first needed: a model has hundreds of millions of them. */
+let values: Float32Array | undefined;
+
+function valueOf(bits: number): number {
   const sign = bits & 0x8000 ? -1 : 1;
   const exponent = (bits >>> 10) & 0x1f;
   const mantissa = bits & 0x3ff;

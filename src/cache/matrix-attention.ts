@@ -1,0 +1,121 @@
+/** Attention by whole matrices: for methods that look at the scores or at the weights. */
+import type { Kernels } from '../kernels/kernels.ts';
+import type { LayerShape } from './cache.ts';
+import { allocTensors } from './constants.ts';
+
+/** Rows of the same length, one after the other. */
+export interface Matrix {
+  readonly rows: number;
+  readonly columns: number;
+  /** [rows, columns] */
+  readonly data: Float32Array;
+}
+
+export function matrix(rows: readonly Float32Array[], columns: number): Matrix {
+  const data = new Float32Array(rows.length * columns);
+  rows.forEach((row, i) => data.set(row, i * columns));
+  return { rows: rows.length, columns, data };
+}
+
+/** The first rows of a matrix; they share its memory. */
+export function firstRows({ columns, data }: Matrix, rows: number): Matrix {
+  return { rows, columns, data: data.subarray(0, rows * columns) };
+}
+
+export const rowOf = ({ columns, data }: Matrix, i: number) =>
+  data.subarray(i * columns, (i + 1) * columns);
+
+/** Scalar products of the rows of a with those of b, [a.rows, b.rows]: a b^T. */
+export function products(kernels: Kernels, a: Matrix, b: Matrix): Matrix {
+  const tensors = allocTensors(kernels, [
+    { dtype: 'f32', shape: [a.rows, a.columns] },
+    { dtype: 'f32', shape: [b.rows, b.columns] },
+    { dtype: 'f32', shape: [a.rows, b.rows] },
+  ]);
+  try {
+    const [x, weight, out] = tensors;
+    kernels.write(x, a.data);
+    kernels.write(weight, b.data);
+    kernels.linear(x, [{ weight, out }]);
+    const data = (kernels.view(out) as Float32Array).slice();
+    return { rows: a.rows, columns: b.rows, data };
+  } finally {
+    for (const { buffer } of tensors) kernels.free(buffer);
+  }
+}
+
+/**
+ * Softmax over the scores of some queries, times the values.
+ * @param hide writes -Infinity over the logits of the keys that query i does not see; one has to be left
+ * @returns weights [queries, keys], and out [queries, headDimV]
+ */
+export function attendMatrices(
+  kernels: Kernels,
+  {
+    queries,
+    keys,
+    values,
+    scale,
+  }: { queries: Matrix; keys: Matrix; values: Matrix; scale: number },
+  hide: (i: number, logits: Float32Array) => void,
+): { weights: Matrix; out: Matrix } {
+  const weights = products(kernels, queries, keys);
+  for (let i = 0; i < weights.rows; i++) {
+    const row = rowOf(weights, i);
+    for (let j = 0; j < row.length; j++) row[j] *= scale;
+    hide(i, row);
+    softmax(row);
+  }
+  return { weights, out: products(kernels, weights, transposed(values)) };
+}
+
+/** The queries of one KV head at positions `from .. to - 1` of a step, [(to - from) group, headDimK]. */
+export function queriesOf(
+  q: Float32Array,
+  { nHeads, nKvHeads, headDimK }: LayerShape,
+  kvHead: number,
+  from: number,
+  to: number,
+): Matrix {
+  const group = nHeads / nKvHeads;
+  const rows = Array.from({ length: (to - from) * group }, (_, row) => {
+    const at = (from + Math.floor(row / group)) * nHeads + kvHead * group + (row % group);
+    return q.subarray(at * headDimK, (at + 1) * headDimK);
+  });
+  return matrix(rows, headDimK);
+}
+
+/** Writes what `queriesOf` asked for to its place in out, f32 [n, nHeads, headDimV]. */
+export function putRows(
+  rows: Matrix,
+  out: Float32Array,
+  { nHeads, nKvHeads, headDimV }: LayerShape,
+  kvHead: number,
+  from: number,
+): void {
+  const group = nHeads / nKvHeads;
+  for (let row = 0; row < rows.rows; row++) {
+    const at = (from + Math.floor(row / group)) * nHeads + kvHead * group + (row % group);
+    out.set(rowOf(rows, row), at * headDimV);
+  }
+}
+
+/** In place; what is -Infinity becomes 0. */
+function softmax(row: Float32Array): void {
+  let max = -Infinity;
+  for (const x of row) if (x > max) max = x;
+  let total = 0;
+  for (let j = 0; j < row.length; j++) {
+    row[j] = row[j] === -Infinity ? 0 : Math.exp(row[j] - max);
+    total += row[j];
+  }
+  for (let j = 0; j < row.length; j++) row[j] /= total;
+}
+
+function transposed({ rows, columns, data }: Matrix): Matrix {
+  const turned = new Float32Array(data.length);
+  for (let i = 0; i < rows; i++) {
+    for (let j = 0; j < columns; j++) turned[j * rows + i] = data[i * columns + j];
+  }
+  return { rows: columns, columns: rows, data: turned };
+}
