@@ -252,8 +252,8 @@ INLINE i32xw differing_bits_w(const uint32_t *query, const uint32_t *keys, int32
 
 /* --- keys as codes ---------------------------------------------------------------------------- */
 
-enum { GROUPS_AT_ONCE = 2 };
-/** Where the four bytes of two entries of each of 16 keys are in the tables of two groups. */
+enum { GROUPS_AT_ONCE = 4 };
+/** Where the entries of each of 16 keys are in the tables of four groups. */
 typedef struct {
   __m512i first, second;
 } KeyCodes;
@@ -261,15 +261,17 @@ typedef struct {
   i32xw halves[2];
 } EntrySums;
 
+/** Up to 4 groups of 16 bytes; zeros for those that are not there. */
+INLINE __m512i load_groups(const void *p, int32_t groups) {
+  if (groups == GROUPS_AT_ONCE) return _mm512_loadu_si512(p);
+  return _mm512_maskz_loadu_epi32((__mmask16)((1u << 4 * groups) - 1), p);
+}
+
 INLINE KeyCodes load_codes(const uint8_t *keys, int32_t groups) {
   const __m512i nibble = _mm512_set1_epi8(15), starts = _mm512_set1_epi32(0x30201000);
-  const __m512i lanes = lane_numbers();
-  __m512i places = _mm512_add_epi32(_mm512_mullo_epi32(lanes, _mm512_set1_epi32(0x01010101)),
-                                    _mm512_set1_epi32(0x10100000));
-  __m512i bytes = groups == 2
-                      ? _mm512_zextsi256_si512(_mm256_loadu_si256((const __m256i *)keys))
-                      : _mm512_zextsi128_si512(_mm_loadu_si128((const __m128i *)keys));
-  bytes = _mm512_permutexvar_epi8(places, bytes);
+  __m512i places =
+      _mm512_add_epi32(_mm512_mullo_epi32(lane_numbers(), _mm512_set1_epi32(0x01010101)), starts);
+  __m512i bytes = _mm512_permutexvar_epi8(places, load_groups(keys, groups));
   enum { A_AND_B_OR_C = 0xea };
   return (KeyCodes){
       _mm512_ternarylogic_epi32(bytes, nibble, starts, A_AND_B_OR_C),
@@ -277,16 +279,13 @@ INLINE KeyCodes load_codes(const uint8_t *keys, int32_t groups) {
   };
 }
 
-INLINE void add_entries(EntrySums *sums, KeyCodes codes, const uint8_t *table, int32_t groups) {
-  const __m512i ones = _mm512_set1_epi16(1);
-  // A second group that is not there has entries of zero.
-  __m512i entries = groups == 2
-                        ? _mm512_loadu_si512(table)
-                        : _mm512_zextsi256_si512(_mm256_loadu_si256((const __m256i *)table));
+INLINE void add_entries(EntrySums *sums, KeyCodes codes, const int8_t *table, int32_t groups) {
+  const __m512i ones = _mm512_set1_epi8(1);
+  __m512i entries = load_groups(table, groups);
   __m512i first = _mm512_permutexvar_epi8(codes.first, entries);
   __m512i second = _mm512_permutexvar_epi8(codes.second, entries);
-  sums->halves[0] = (i32xw)_mm512_dpwssd_epi32((__m512i)sums->halves[0], first, ones);
-  sums->halves[1] = (i32xw)_mm512_dpwssd_epi32((__m512i)sums->halves[1], second, ones);
+  sums->halves[0] = (i32xw)_mm512_dpbusd_epi32((__m512i)sums->halves[0], ones, first);
+  sums->halves[1] = (i32xw)_mm512_dpbusd_epi32((__m512i)sums->halves[1], ones, second);
 }
 
 INLINE f32xw sums_of_part(const EntrySums *sums, int32_t part) {
