@@ -51,6 +51,12 @@ INLINE void store_narrow_w(int16_t *p, i32xw a, i32xw b) {
   _mm256_storeu_si256((__m256i *)p + 1, _mm512_cvtsepi32_epi16((__m512i)b));
 }
 
+/** The same as bytes, of numbers from 0 to 255. */
+INLINE void store_bytes_w(uint8_t *p, i32xw a, i32xw b) {
+  _mm_storeu_si128((__m128i *)p, _mm512_cvtusepi32_epi8((__m512i)a));
+  _mm_storeu_si128((__m128i *)p + 1, _mm512_cvtusepi32_epi8((__m512i)b));
+}
+
 INLINE void add_some_w(float *sums, f32xw x, int32_t count) {
   __mmask16 some = (__mmask16)((1u << count) - 1);
   __m512 sum = _mm512_add_ps(_mm512_maskz_loadu_ps(some, sums), x);
@@ -207,6 +213,22 @@ INLINE i16xw pair_long_words(const uint8_t *a, const uint8_t *b, size_t high, in
   return (i16xw)_mm512_or_si512(nibbles, byte_pairs(bytes_of_two(a, b, count)));
 }
 
+enum { ADDS_FOURS = 1 };
+
+/** Byte 16 j + i of four times 16 bytes as byte j of lane i. */
+INLINE __m512i transpose_bytes(__m512i bytes) {
+  __m512i within = _mm512_mullo_epi32(lane_numbers(), _mm512_set1_epi32(0x01010101));
+  return _mm512_permutexvar_epi8(_mm512_add_epi32(within, _mm512_set1_epi32(0x30201000)), bytes);
+}
+
+INLINE i16xw four_words_w(const uint8_t *p, size_t stride, int32_t rows) {
+  if (rows >= 4 && stride == WIDE) return (i16xw)transpose_bytes(_mm512_loadu_si512(p));
+  i16x8 quads[4];
+  UNROLL
+  for (int32_t j = 0; j < 4; j++) quads[j] = load_bytes(p + (j < rows ? (size_t)j * stride : 0));
+  return (i16xw)transpose_bytes((__m512i)quads_of(quads[0], quads[1], quads[2], quads[3]));
+}
+
 /* --- keys as sketches ------------------------------------------------------------------------- */
 
 INLINE int32_t counts_bits_wide(int32_t words) { return words == 2 || words == 4 || words == 8; }
@@ -269,9 +291,7 @@ INLINE __m512i load_groups(const void *p, int32_t groups) {
 
 INLINE KeyCodes load_codes(const uint8_t *keys, int32_t groups) {
   const __m512i nibble = _mm512_set1_epi8(15), starts = _mm512_set1_epi32(0x30201000);
-  __m512i places =
-      _mm512_add_epi32(_mm512_mullo_epi32(lane_numbers(), _mm512_set1_epi32(0x01010101)), starts);
-  __m512i bytes = _mm512_permutexvar_epi8(places, load_groups(keys, groups));
+  __m512i bytes = transpose_bytes(load_groups(keys, groups));
   enum { A_AND_B_OR_C = 0xea };
   return (KeyCodes){
       _mm512_ternarylogic_epi32(bytes, nibble, starts, A_AND_B_OR_C),
