@@ -4,9 +4,12 @@
 #include "attend.h"
 #include "elementwise.h"
 
-/** What one row brings to a group of positions: 15-bit integers that stand for weight * step. */
+/** What one row brings to a group of positions: integers that stand for weight * step. */
 typedef struct {
-  int16_t q[GROUP];
+  union {
+    int16_t q[GROUP];     /* of 15 bits */
+    uint8_t bytes[GROUP]; /* where ADDS_FOURS */
+  };
   int32_t total; /* of q */
   float unit;    /* weight * step = unit * q */
   float centre;  /* sum of weight * (minimum + middle step), what codes of `middle` would give */
@@ -19,7 +22,7 @@ INLINE int32_t codes_per_word(int32_t bits) { return bits == 4 ? 2 : 4; }
 
 /** For `rows` <= 4 rows, whose sums over lanes are made side by side. @param w f32 [rows, TILE] */
 INLINE void quantize_rows(const float *w, int32_t rows, const float *steps, const float *centres,
-                          Quantized *out) {
+                          int32_t in_bytes, Quantized *out) {
   f32xw centre[4], largest[4], totals[4];
   UNROLL
   for (int32_t r = 0; r < 4; r++) centre[r] = largest[r] = totals[r] = splat_w(0);
@@ -32,7 +35,8 @@ INLINE void quantize_rows(const float *w, int32_t rows, const float *steps, cons
       largest[r] = max_w(largest[r], weight * load_f32xw(steps + k * WIDE));
     }
   f32x4 centre_of = sum_each_w(centre[0], centre[1], centre[2], centre[3]);
-  f32x4 unit = max_each_w(largest[0], largest[1], largest[2], largest[3]) / splat(32767);
+  f32x4 unit = max_each_w(largest[0], largest[1], largest[2], largest[3]) /
+               splat(in_bytes ? 255 : 32767);
   f32x4 inverse = splat(1) / unit;
   UNROLL
   for (int32_t r = 0; r < rows; r++) {
@@ -45,7 +49,8 @@ INLINE void quantize_rows(const float *w, int32_t rows, const float *steps, cons
       f32xw x = load_f32xw(weight) * load_f32xw(step);
       f32xw y = load_f32xw(weight + WIDE) * load_f32xw(step + WIDE);
       i32xw a = to_nearest_i32w(x * units), b = to_nearest_i32w(y * units);
-      store_narrow_w(out[r].q + k * WIDE, a, b);
+      if (in_bytes) store_bytes_w(out[r].bytes + k * WIDE, a, b);
+      else store_narrow_w(out[r].q + k * WIDE, a, b);
       total += a + b;
     }
     totals[r] = to_f32w(total);
@@ -62,8 +67,10 @@ INLINE void quantize_rows(const float *w, int32_t rows, const float *steps, cons
 /* Functions of their own: V8 allots registers badly in large ones. */
 #define DEFINE_QUANTIZE(name, rows)                                                                \
   __attribute__((noinline)) static void name(const float *w, const float *steps,                   \
-                                             const float *centres, Quantized *out) {               \
-    quantize_rows(w, rows, steps, centres, out);                                                   \
+                                             const float *centres, int32_t in_bytes,               \
+                                             Quantized *out) {                                     \
+    if (ADDS_FOURS && in_bytes) quantize_rows(w, rows, steps, centres, 1, out);                    \
+    else quantize_rows(w, rows, steps, centres, 0, out);                                           \
   }
 
 DEFINE_QUANTIZE(quantize_row, 1)
@@ -71,11 +78,11 @@ DEFINE_QUANTIZE(quantize_three, 3)
 DEFINE_QUANTIZE(quantize_four, 4)
 
 static void quantize_weights(const float *w, int32_t rows, const float *steps,
-                             const float *centres, Quantized *out) {
+                             const float *centres, int32_t in_bytes, Quantized *out) {
   int32_t r = 0;
-  for (; r + 4 <= rows; r += 4) quantize_four(w + r * TILE, steps, centres, out + r);
-  for (; r + 3 <= rows; r += 3) quantize_three(w + r * TILE, steps, centres, out + r);
-  for (; r < rows; r++) quantize_row(w + r * TILE, steps, centres, out + r);
+  for (; r + 4 <= rows; r += 4) quantize_four(w + r * TILE, steps, centres, in_bytes, out + r);
+  for (; r + 3 <= rows; r += 3) quantize_three(w + r * TILE, steps, centres, in_bytes, out + r);
+  for (; r < rows; r++) quantize_row(w + r * TILE, steps, centres, in_bytes, out + r);
 }
 
 /**
@@ -219,6 +226,53 @@ DEFINE_ADD_ROWS(add_triple2, TRIPLE, 2)
 DEFINE_ADD_ROWS(add_triple3, TRIPLE, 3)
 DEFINE_ADD_ROWS(add_triple4, TRIPLE, 4)
 
+/**
+ * The same for codes of 2 bits and weights in bytes, four positions at a time.
+ * @param words of a row, a multiple of WIDE
+ */
+INLINE void add_fours(const Quantized *weights, int32_t rows, const uint8_t *codes,
+                      int32_t positions, size_t words, float *sums, size_t stride) {
+  const i16xw code = splat_bytes_w(3);
+  for (size_t w = 0; w < words; w += WIDE) {
+    i32xw dots[TRIPLE][4];
+    UNROLL
+    for (int32_t r = 0; r < rows; r++)
+      UNROLL
+      for (int32_t p = 0; p < 4; p++) dots[r][p] = splat_i32w(0);
+    NO_UNROLL // see linear.c
+    for (int32_t k = 0; k < positions; k += 4) {
+      i16xw four = four_words_w(codes + w + (size_t)k * words, words, positions - k);
+      UNROLL
+      for (int32_t p = 0; p < 4; p++) {
+        i16xw plane = shift_right_u16w(four, 2 * p) & code;
+        UNROLL
+        for (int32_t r = 0; r < rows; r++)
+          dots[r][p] = dot_fours_w(dots[r][p], splat_word_w(weights[r].bytes + k), plane);
+      }
+    }
+    UNROLL
+    for (int32_t r = 0; r < rows; r++) {
+      i32xw middles = splat_i32w(middle_code(2) * weights[r].total);
+      f32xw unit = splat_w(weights[r].unit), centre = splat_w(weights[r].centre);
+      UNROLL
+      for (size_t p = 0; p < 4; p++) {
+        float *sum = sums + (size_t)r * stride + p * words + w;
+        store_f32xw(sum, load_f32xw(sum) + madd_w(to_f32w(dots[r][p] - middles), unit, centre));
+      }
+    }
+  }
+}
+
+__attribute__((noinline)) static void add_fours_of_rows(const Quantized *weights, int32_t rows,
+                                                        const uint8_t *codes, int32_t positions,
+                                                        size_t words, float *sums, size_t stride) {
+  int32_t r = 0;
+  for (; r + TRIPLE <= rows; r += TRIPLE)
+    add_fours(weights + r, TRIPLE, codes, positions, words, sums + (size_t)r * stride, stride);
+  for (; r < rows; r++)
+    add_fours(weights + r, 1, codes, positions, words, sums + (size_t)r * stride, stride);
+}
+
 static void add_triple(const Quantized *weights, const uint8_t *codes, int32_t positions,
                        size_t dim, int32_t bits, float *sums, size_t stride) {
   if (bits == 2) add_triple2(weights, codes, positions, dim, sums, stride);
@@ -236,7 +290,9 @@ static void add_row(const Quantized *weights, const uint8_t *codes, int32_t posi
 /*
  * Weights times steps become 15-bit integers that share a unit within a GROUP of positions, and
  * codes count from the middle, so a group errs by at most GROUP / 2 * 8 steps / 32767 of its
- * largest weight.
+ * largest weight. Where four products of bytes are added at once, codes of 2 bits get weights of 8
+ * bits: at most GROUP / 2 * 2 steps / 255, and as roundings are independent some hundredth of a step,
+ * beside the 0.3 steps by which such a code is off.
  */
 static void add_affine(float *weights, int32_t rows, const AffineValues *values, int32_t count,
                 float share, float *totals, float *sums, size_t stride, uint8_t *scratch) {
@@ -245,6 +301,7 @@ static void add_affine(float *weights, int32_t rows, const AffineValues *values,
   const uint8_t *codes = values->codes;
   const uint16_t *params = values->params;
   f32xw middle = splat_w((float)middle_code(bits));
+  int32_t fours = ADDS_FOURS && bits == 2 && row_bytes % WIDE == 0;
   for (int32_t j = 0; j < count; j += GROUP, codes += GROUP * row_bytes, params += GROUP * 2) {
     int32_t some = GROUP < count - j ? GROUP : count - j;
     float steps[GROUP] = {0}, centres[GROUP] = {0};
@@ -263,7 +320,11 @@ static void add_affine(float *weights, int32_t rows, const AffineValues *values,
       for (int32_t k = some; k < GROUP; k++) weights[r * TILE + j + k] = 0;
     uint32_t positions = share > 0 ? leave_out(weights + j, rows, share, totals) : ~0u;
     Quantized quantized[ROWS];
-    quantize_weights(weights + j, rows, steps, centres, quantized);
+    quantize_weights(weights + j, rows, steps, centres, fours, quantized);
+    if (fours) {
+      add_fours_of_rows(quantized, rows, codes, some, row_bytes, sums, stride);
+      continue;
+    }
     const uint8_t *from = codes;
     // Sums over the other positions are the same integers; gathering a few more would not pay.
     if (4 * __builtin_popcount(positions) <= 3 * some) {

@@ -32,7 +32,7 @@ typedef struct {
 } Page;
 
 typedef struct {
-  /* f32 [n, heads, key_dim], u32 [heads, n, words], or tables u8 [heads, n, groups, 2, 16] */
+  /* f32 [n, heads, key_dim], u32 [heads, n, words], or tables i8 [heads, n, groups, 16] */
   const void *query;
   const float *query_scales; /* f32 [heads, n], codes only */
   const float *scale;        /* f32 [heads] */
@@ -232,12 +232,12 @@ static void score_codes(Block *b, const Segment *s, const Page *page, int32_t sl
   const uint8_t *keys = (const uint8_t *)page->keys + row / BLOCK_KEYS * groups * GROUP_BYTES;
   int32_t blocks = (count + BLOCK_KEYS - 1) / BLOCK_KEYS;
   float alphas[TILE], factors[ROWS];
-  const uint8_t *tables[ROWS];
+  const int8_t *tables[ROWS];
   for (int32_t j = 0; j < blocks * BLOCK_KEYS; j += WIDE)
     store_f32xw(alphas + j, page->key_scales ? load_half_w(page->key_scales + row + j) : splat_w(1));
   for (int32_t r = 0; r < b->rows; r++) {
     size_t query = (size_t)(head_of(b, r) * b->shape->n + position_of(b, r));
-    tables[r] = (const uint8_t *)s->query + query * groups * TABLE_BYTES;
+    tables[r] = (const int8_t *)s->query + query * groups * TABLE_BYTES;
     factors[r] = s->scale[head_of(b, r)] * s->query_scales[query];
   }
   scan_codes(keys, blocks, s->words, tables, factors, b->rows, alphas, b->weights);

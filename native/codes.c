@@ -166,7 +166,7 @@ typedef struct {
   const float *project; /* f32 [kv_heads, 4 groups, d] */
   const float *levels;  /* f32 [kv_heads, groups, 16, 4] */
   size_t kv_heads, groups;
-  uint8_t *tables; /* u8 [heads, n, groups, 2, 16] */
+  int8_t *tables; /* i8 [heads, n, groups, 16] */
   float *scales;   /* f32 [heads, n] */
 } Tables;
 
@@ -192,8 +192,8 @@ static void table_task(void *context, int32_t task, int32_t worker) {
   multiply(t->project + kv_head * 4 * groups * t->d, 4 * groups,
            t->q + (position * t->heads + head) * t->d, t->d, y);
   exact_table(y, t->levels + kv_head * groups * 64, groups, exact);
-  uint8_t *out = t->tables + row * groups * TABLE_BYTES;
-  float limit = (float)(32767 / groups), step = max_magnitude(exact, 16 * groups) / limit;
+  int8_t *out = t->tables + row * groups * TABLE_BYTES;
+  float limit = groups > 258 ? (float)(32767 / groups) : 127, step = max_magnitude(exact, 16 * groups) / limit;
   if (!is_finite(exact, 16 * groups) || step == 0) {
     __builtin_memset(out, 0, groups * TABLE_BYTES);
     t->scales[row] = 0;
@@ -207,15 +207,15 @@ static void table_task(void *context, int32_t task, int32_t worker) {
       // A step that is subnormal may have been rounded far down.
       entries[k] = to_i32(max_f32(splat(-limit), min_f32(splat(limit), units)));
     }
-    i16x8 a = narrow_i32(entries[0], entries[1]), b = narrow_i32(entries[2], entries[3]);
-    store_i16x8((int16_t *)out, even_bytes(a, b));
-    store_i16x8((int16_t *)(out + TABLE_BYTES / 2), odd_bytes(a, b));
+    for (int32_t k = 0; k < 4; k += 2)
+      store_i8x8(out + 4 * k,
+                 __builtin_convertvector(narrow_i32(entries[k], entries[k + 1]), i8x8));
   }
 }
 
 EXPORT(query_tables)
 int32_t query_tables(const float *q, size_t n, size_t heads, size_t d, const float *project,
-                     const float *levels, size_t kv_heads, size_t groups, uint8_t *tables,
+                     const float *levels, size_t kv_heads, size_t groups, int8_t *tables,
                      float *scales) {
   if (!is_finite(q, n * heads * d)) return NOT_FINITE;
   Tables t = {q, n, heads, d, project, levels, kv_heads, groups, tables, scales};
@@ -230,7 +230,7 @@ enum { SCAN_ROWS = WIDE == 16 ? 3 : 2 };
 
 /** `rows` <= SCAN_ROWS rows share the loads of the codes. */
 INLINE void scan_blocks(const uint8_t *keys, int32_t blocks, int32_t groups,
-                        const uint8_t *const *tables, const float *factors, int32_t rows,
+                        const int8_t *const *tables, const float *factors, int32_t rows,
                         const float *alphas, float *out) {
   for (int32_t b = 0; b < blocks; b++, alphas += BLOCK_KEYS, out += BLOCK_KEYS) {
     EntrySums sums[SCAN_ROWS];
@@ -245,11 +245,13 @@ INLINE void scan_blocks(const uint8_t *keys, int32_t blocks, int32_t groups,
       for (int32_t r = 0; r < rows; r++)
         add_entries(sums + r, codes, tables[r] + g * TABLE_BYTES, GROUPS_AT_ONCE);
     }
-    if (GROUPS_AT_ONCE == 2 && g < groups) {
-      KeyCodes codes = load_codes(keys, 1);
-      keys += GROUP_BYTES;
+    if (g < groups) {
+      int32_t rest = groups - g;
+      KeyCodes codes = load_codes(keys, rest);
+      keys += rest * GROUP_BYTES;
       UNROLL
-      for (int32_t r = 0; r < rows; r++) add_entries(sums + r, codes, tables[r] + g * TABLE_BYTES, 1);
+      for (int32_t r = 0; r < rows; r++)
+        add_entries(sums + r, codes, tables[r] + g * TABLE_BYTES, rest);
     }
     UNROLL
     for (int32_t r = 0; r < rows; r++) {
@@ -265,18 +267,18 @@ INLINE void scan_blocks(const uint8_t *keys, int32_t blocks, int32_t groups,
 /* Functions of their own: V8 allots registers badly in large ones. */
 
 __attribute__((noinline)) static void scan_row(const uint8_t *keys, int32_t blocks, int32_t groups,
-                                               const uint8_t *const *tables, const float *factors,
+                                               const int8_t *const *tables, const float *factors,
                                                const float *alphas, float *out) {
   scan_blocks(keys, blocks, groups, tables, factors, 1, alphas, out);
 }
 
 __attribute__((noinline)) static void scan_rows(const uint8_t *keys, int32_t blocks, int32_t groups,
-                                                const uint8_t *const *tables, const float *factors,
+                                                const int8_t *const *tables, const float *factors,
                                                 const float *alphas, float *out) {
   scan_blocks(keys, blocks, groups, tables, factors, SCAN_ROWS, alphas, out);
 }
 
-static void scan_codes(const uint8_t *keys, int32_t blocks, int32_t groups, const uint8_t *const *tables,
+static void scan_codes(const uint8_t *keys, int32_t blocks, int32_t groups, const int8_t *const *tables,
                 const float *factors, int32_t rows, const float *alphas, float *out) {
   int32_t r = 0;
   for (; r + SCAN_ROWS <= rows; r += SCAN_ROWS)

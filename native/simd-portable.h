@@ -130,16 +130,6 @@ INLINE i16x8 look_up(i16x8 table, i16x8 indices) {
   return load_bytes(found);
 }
 
-INLINE i16x8 even_bytes(i16x8 a, i16x8 b) {
-  return (i16x8)__builtin_shufflevector((u8x16)a, (u8x16)b, 0, 2, 4, 6, 8, 10, 12, 14, 16, 18, 20,
-                                        22, 24, 26, 28, 30);
-}
-
-INLINE i16x8 odd_bytes(i16x8 a, i16x8 b) {
-  return (i16x8)__builtin_shufflevector((u8x16)a, (u8x16)b, 1, 3, 5, 7, 9, 11, 13, 15, 17, 19, 21,
-                                        23, 25, 27, 29, 31);
-}
-
 INLINE i16x8 widen_low_bytes(i16x8 a) { return interleave_low_bytes(a, (i16x8){0}); }
 
 INLINE i16x8 splat_pair(const int16_t *p) {

@@ -110,23 +110,6 @@ INLINE i16x8 interleave_low_bytes(i16x8 a, i16x8 b) {
                                    6, 22, 7, 23);
 }
 
-/** Bytes a8 b8 .. a15 b15 */
-INLINE i16x8 interleave_high_bytes(i16x8 a, i16x8 b) {
-  return (i16x8)wasm_i8x16_shuffle((v128_t)a, (v128_t)b, 8, 24, 9, 25, 10, 26, 11, 27, 12, 28, 13,
-                                   29, 14, 30, 15, 31);
-}
-
-/** Bytes 0, 2, 4 .. of a and then of b. */
-INLINE i16x8 even_bytes(i16x8 a, i16x8 b) {
-  return (i16x8)wasm_i8x16_shuffle((v128_t)a, (v128_t)b, 0, 2, 4, 6, 8, 10, 12, 14, 16, 18, 20, 22,
-                                   24, 26, 28, 30);
-}
-
-INLINE i16x8 odd_bytes(i16x8 a, i16x8 b) {
-  return (i16x8)wasm_i8x16_shuffle((v128_t)a, (v128_t)b, 1, 3, 5, 7, 9, 11, 13, 15, 17, 19, 21, 23,
-                                   25, 27, 29, 31);
-}
-
 /** The first 8 of 16 u8 as i16. */
 INLINE i16x8 widen_low_bytes(i16x8 a) { return (i16x8)wasm_u16x8_extend_low_u8x16((v128_t)a); }
 

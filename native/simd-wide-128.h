@@ -125,9 +125,9 @@ enum { GROUPS_AT_ONCE = 1 };
 typedef struct {
   i16x8 first, second;
 } KeyCodes;
-/** Sums of the entries of a block's keys. */
+/** Sums of the entries of a block's keys: of its halves, those in even places and those in odd ones. */
 typedef struct {
-  i16x8 quarters[4];
+  i16x8 even[2], odd[2];
 } EntrySums;
 
 /** @param keys u8 [groups, 16] */
@@ -137,20 +137,21 @@ INLINE KeyCodes load_codes(const uint8_t *keys, int32_t groups) {
   return (KeyCodes){low_nibbles(codes), high_nibbles(codes)};
 }
 
-/** @param table u8 [groups, 2, 16], low bytes and high bytes */
-INLINE void add_entries(EntrySums *sums, KeyCodes codes, const uint8_t *table, int32_t groups) {
+/** @param table i8 [groups, 16] */
+INLINE void add_entries(EntrySums *sums, KeyCodes codes, const int8_t *table, int32_t groups) {
   (void)groups;
-  i16x8 low = load_bytes(table), high = load_bytes(table + 16);
-  i16x8 a = look_up(low, codes.first), b = look_up(high, codes.first);
-  sums->quarters[0] += interleave_low_bytes(a, b);
-  sums->quarters[1] += interleave_high_bytes(a, b);
-  i16x8 c = look_up(low, codes.second), d = look_up(high, codes.second);
-  sums->quarters[2] += interleave_low_bytes(c, d);
-  sums->quarters[3] += interleave_high_bytes(c, d);
+  i16x8 entries = load_bytes((const uint8_t *)table);
+  i16x8 halves[2] = {look_up(entries, codes.first), look_up(entries, codes.second)};
+  UNROLL
+  for (int32_t i = 0; i < 2; i++) {
+    sums->even[i] += (halves[i] << (int16_t)8) >> (int16_t)8;
+    sums->odd[i] += halves[i] >> (int16_t)8;
+  }
 }
 
 /** The sums of keys WIDE part .. WIDE part + WIDE - 1. */
 INLINE f32xw sums_of_part(const EntrySums *sums, int32_t part) {
-  i16x8 eight = sums->quarters[part >> 1];
+  i16x8 even = sums->even[part >> 2], odd = sums->odd[part >> 2];
+  i16x8 eight = part & 2 ? interleave_high(even, odd) : interleave_low(even, odd);
   return to_f32(part & 1 ? high_i32(eight) : low_i32(eight));
 }

@@ -162,35 +162,48 @@ INLINE i16xw pair_long_words(const uint8_t *a, const uint8_t *b, size_t high, in
 
 /* --- keys as codes ---------------------------------------------------------------------------- */
 
-enum { GROUPS_AT_ONCE = 2 };
+enum { GROUPS_AT_ONCE = 4 };
 /** A group in each 128 bits. */
 typedef struct {
-  __m256i first, second;
+  __m256i first[2], second[2];
 } KeyCodes;
 typedef struct {
   __m256i quarters[4];
 } EntrySums;
 
-INLINE KeyCodes load_codes(const uint8_t *keys, int32_t groups) {
-  const __m256i nibble = _mm256_set1_epi8(15);
-  __m256i codes = groups == 2
-                      ? _mm256_loadu_si256((const __m256i *)keys)
-                      : _mm256_zextsi128_si256(_mm_loadu_si128((const __m128i *)keys));
-  return (KeyCodes){_mm256_and_si256(codes, nibble),
-                    _mm256_and_si256(_mm256_srli_epi16(codes, 4), nibble)};
+/** Two groups of 16 bytes, of which `groups` are there; zeros for the others. */
+INLINE __m256i load_groups(const void *p, int32_t groups) {
+  if (groups >= 2) return _mm256_loadu_si256(p);
+  return groups == 1 ? _mm256_zextsi128_si256(_mm_loadu_si128(p)) : _mm256_setzero_si256();
 }
 
-INLINE void add_entries(EntrySums *sums, KeyCodes codes, const uint8_t *table, int32_t groups) {
-  __m256i x = _mm256_loadu_si256((const __m256i *)table), y = _mm256_setzero_si256();
-  if (groups == 2) y = _mm256_loadu_si256((const __m256i *)table + 1);
-  __m256i low = _mm256_permute2x128_si256(x, y, 0x20), high = _mm256_permute2x128_si256(x, y, 0x31);
-  __m256i *to = sums->quarters;
-  __m256i a = _mm256_shuffle_epi8(low, codes.first), b = _mm256_shuffle_epi8(high, codes.first);
-  to[0] = _mm256_add_epi16(to[0], _mm256_unpacklo_epi8(a, b));
-  to[1] = _mm256_add_epi16(to[1], _mm256_unpackhi_epi8(a, b));
-  __m256i c = _mm256_shuffle_epi8(low, codes.second), d = _mm256_shuffle_epi8(high, codes.second);
-  to[2] = _mm256_add_epi16(to[2], _mm256_unpacklo_epi8(c, d));
-  to[3] = _mm256_add_epi16(to[3], _mm256_unpackhi_epi8(c, d));
+INLINE KeyCodes load_codes(const uint8_t *keys, int32_t groups) {
+  const __m256i nibble = _mm256_set1_epi8(15);
+  KeyCodes codes;
+  UNROLL
+  for (int32_t i = 0; i < 2; i++) {
+    __m256i both = load_groups(keys + 32 * i, groups - 2 * i);
+    codes.first[i] = _mm256_and_si256(both, nibble);
+    codes.second[i] = _mm256_and_si256(_mm256_srli_epi16(both, 4), nibble);
+  }
+  return codes;
+}
+
+/** Adds the entries of 16 keys in two groups of 128 bits each: 8 keys to a quarter. */
+INLINE void add_four(__m256i *quarters, __m256i a, __m256i b) {
+  const __m256i ones = _mm256_set1_epi8(1);
+  __m256i low = _mm256_maddubs_epi16(ones, _mm256_unpacklo_epi8(a, b));
+  __m256i high = _mm256_maddubs_epi16(ones, _mm256_unpackhi_epi8(a, b));
+  quarters[0] = _mm256_add_epi16(quarters[0], low);
+  quarters[1] = _mm256_add_epi16(quarters[1], high);
+}
+
+INLINE void add_entries(EntrySums *sums, KeyCodes codes, const int8_t *table, int32_t groups) {
+  __m256i x = load_groups(table, groups), y = load_groups(table + 32, groups - 2);
+  add_four(sums->quarters, _mm256_shuffle_epi8(x, codes.first[0]),
+           _mm256_shuffle_epi8(y, codes.first[1]));
+  add_four(sums->quarters + 2, _mm256_shuffle_epi8(x, codes.second[0]),
+           _mm256_shuffle_epi8(y, codes.second[1]));
 }
 
 INLINE f32xw sums_of_part(const EntrySums *sums, int32_t part) {

@@ -51,6 +51,12 @@ INLINE void store_narrow_w(int16_t *p, i32xw a, i32xw b) {
   _mm256_storeu_si256((__m256i *)p + 1, _mm512_cvtsepi32_epi16((__m512i)b));
 }
 
+/** The same as bytes, of numbers from 0 to 255. */
+INLINE void store_bytes_w(uint8_t *p, i32xw a, i32xw b) {
+  _mm_storeu_si128((__m128i *)p, _mm512_cvtusepi32_epi8((__m512i)a));
+  _mm_storeu_si128((__m128i *)p + 1, _mm512_cvtusepi32_epi8((__m512i)b));
+}
+
 INLINE void add_some_w(float *sums, f32xw x, int32_t count) {
   __mmask16 some = (__mmask16)((1u << count) - 1);
   __m512 sum = _mm512_add_ps(_mm512_maskz_loadu_ps(some, sums), x);
@@ -207,6 +213,22 @@ INLINE i16xw pair_long_words(const uint8_t *a, const uint8_t *b, size_t high, in
   return (i16xw)_mm512_or_si512(nibbles, byte_pairs(bytes_of_two(a, b, count)));
 }
 
+enum { ADDS_FOURS = 1 };
+
+/** Byte 16 j + i of four times 16 bytes as byte j of lane i. */
+INLINE __m512i transpose_bytes(__m512i bytes) {
+  __m512i within = _mm512_mullo_epi32(lane_numbers(), _mm512_set1_epi32(0x01010101));
+  return _mm512_permutexvar_epi8(_mm512_add_epi32(within, _mm512_set1_epi32(0x30201000)), bytes);
+}
+
+INLINE i16xw four_words_w(const uint8_t *p, size_t stride, int32_t rows) {
+  if (rows >= 4 && stride == WIDE) return (i16xw)transpose_bytes(_mm512_loadu_si512(p));
+  i16x8 quads[4];
+  UNROLL
+  for (int32_t j = 0; j < 4; j++) quads[j] = load_bytes(p + (j < rows ? (size_t)j * stride : 0));
+  return (i16xw)transpose_bytes((__m512i)quads_of(quads[0], quads[1], quads[2], quads[3]));
+}
+
 /* --- keys as sketches ------------------------------------------------------------------------- */
 
 INLINE int32_t counts_bits_wide(int32_t words) { return words == 2 || words == 4 || words == 8; }
@@ -252,8 +274,8 @@ INLINE i32xw differing_bits_w(const uint32_t *query, const uint32_t *keys, int32
 
 /* --- keys as codes ---------------------------------------------------------------------------- */
 
-enum { GROUPS_AT_ONCE = 2 };
-/** Where the four bytes of two entries of each of 16 keys are in the tables of two groups. */
+enum { GROUPS_AT_ONCE = 4 };
+/** Where the entries of each of 16 keys are in the tables of four groups. */
 typedef struct {
   __m512i first, second;
 } KeyCodes;
@@ -261,15 +283,15 @@ typedef struct {
   i32xw halves[2];
 } EntrySums;
 
+/** Up to 4 groups of 16 bytes; zeros for those that are not there. */
+INLINE __m512i load_groups(const void *p, int32_t groups) {
+  if (groups == GROUPS_AT_ONCE) return _mm512_loadu_si512(p);
+  return _mm512_maskz_loadu_epi32((__mmask16)((1u << 4 * groups) - 1), p);
+}
+
 INLINE KeyCodes load_codes(const uint8_t *keys, int32_t groups) {
   const __m512i nibble = _mm512_set1_epi8(15), starts = _mm512_set1_epi32(0x30201000);
-  const __m512i lanes = lane_numbers();
-  __m512i places = _mm512_add_epi32(_mm512_mullo_epi32(lanes, _mm512_set1_epi32(0x01010101)),
-                                    _mm512_set1_epi32(0x10100000));
-  __m512i bytes = groups == 2
-                      ? _mm512_zextsi256_si512(_mm256_loadu_si256((const __m256i *)keys))
-                      : _mm512_zextsi128_si512(_mm_loadu_si128((const __m128i *)keys));
-  bytes = _mm512_permutexvar_epi8(places, bytes);
+  __m512i bytes = transpose_bytes(load_groups(keys, groups));
   enum { A_AND_B_OR_C = 0xea };
   return (KeyCodes){
       _mm512_ternarylogic_epi32(bytes, nibble, starts, A_AND_B_OR_C),
@@ -277,16 +299,13 @@ INLINE KeyCodes load_codes(const uint8_t *keys, int32_t groups) {
   };
 }
 
-INLINE void add_entries(EntrySums *sums, KeyCodes codes, const uint8_t *table, int32_t groups) {
-  const __m512i ones = _mm512_set1_epi16(1);
-  // A second group that is not there has entries of zero.
-  __m512i entries = groups == 2
-                        ? _mm512_loadu_si512(table)
-                        : _mm512_zextsi256_si512(_mm256_loadu_si256((const __m256i *)table));
+INLINE void add_entries(EntrySums *sums, KeyCodes codes, const int8_t *table, int32_t groups) {
+  const __m512i ones = _mm512_set1_epi8(1);
+  __m512i entries = load_groups(table, groups);
   __m512i first = _mm512_permutexvar_epi8(codes.first, entries);
   __m512i second = _mm512_permutexvar_epi8(codes.second, entries);
-  sums->halves[0] = (i32xw)_mm512_dpwssd_epi32((__m512i)sums->halves[0], first, ones);
-  sums->halves[1] = (i32xw)_mm512_dpwssd_epi32((__m512i)sums->halves[1], second, ones);
+  sums->halves[0] = (i32xw)_mm512_dpbusd_epi32((__m512i)sums->halves[0], ones, first);
+  sums->halves[1] = (i32xw)_mm512_dpbusd_epi32((__m512i)sums->halves[1], ones, second);
 }
 
 INLINE f32xw sums_of_part(const EntrySums *sums, int32_t part) {

@@ -57,6 +57,18 @@ INLINE int32_t counts_bits_wide(int32_t words) { return (void)words, 0; }
 INLINE i32xw differing_bits_w(const uint32_t *query, const uint32_t *keys, int32_t words) {
   return (void)query, (void)keys, (void)words, splat_i32w(0);
 }
+
+/** Whether products of bytes are added four at a time: with AVX-512 alone, and so are these. */
+enum { ADDS_FOURS = 0 };
+INLINE i32xw dot_fours_w(i32xw c, i16xw a, i16xw b) { return (void)a, (void)b, c; }
+INLINE void store_bytes_w(uint8_t *p, i32xw a, i32xw b) { (void)p, (void)a, (void)b; }
+/**
+ * WIDE words of a byte each of four rows `stride` bytes apart, a word's four bytes side by side; those
+ * of rows that are not there are any.
+ */
+INLINE i16xw four_words_w(const uint8_t *p, size_t stride, int32_t rows) {
+  return (void)p, (void)stride, (void)rows, splat_bytes_w(0);
+}
 #endif
 
 /*

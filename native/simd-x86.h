@@ -103,19 +103,6 @@ INLINE i16x8 interleave_low_bytes(i16x8 a, i16x8 b) {
   return (i16x8)_mm_unpacklo_epi8((__m128i)a, (__m128i)b);
 }
 
-INLINE i16x8 interleave_high_bytes(i16x8 a, i16x8 b) {
-  return (i16x8)_mm_unpackhi_epi8((__m128i)a, (__m128i)b);
-}
-
-INLINE i16x8 even_bytes(i16x8 a, i16x8 b) {
-  i16x8 low = splat_i16(255);
-  return (i16x8)_mm_packus_epi16((__m128i)(a & low), (__m128i)(b & low));
-}
-
-INLINE i16x8 odd_bytes(i16x8 a, i16x8 b) {
-  return (i16x8)_mm_packus_epi16((__m128i)shift_right_u16(a, 8), (__m128i)shift_right_u16(b, 8));
-}
-
 INLINE i16x8 widen_low_bytes(i16x8 a) { return (i16x8)_mm_cvtepu8_epi16((__m128i)a); }
 
 INLINE i32x4 low_i32(i16x8 a) { return (i32x4)_mm_cvtepi16_epi32((__m128i)a); }

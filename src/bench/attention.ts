@@ -184,7 +184,7 @@ function layOut(
   }
   if ('codeGroups' in form) {
     const groups = form.codeGroups;
-    const [query, queryScales] = [make('u8', [rows, 1, groups, 2, 16]), make('f32', [rows, 1])];
+    const [query, queryScales] = [make('i8', [rows, 1, groups, 16]), make('f32', [rows, 1])];
     return {
       ...{ name: `codes of ${groups} groups`, keyForm: 'codes', dimension: 1 },
       query: { query, queryScales },

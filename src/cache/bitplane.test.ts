@@ -103,6 +103,30 @@ test('values that are skipped change an output by at most 2 skip max|v|', async 
   kernels.dispose();
 });
 
+test('tables of 8 bits add less than a hundredth to the error of 2-bit keys', () => {
+  const [d, nibbles] = [64, 32];
+  const random = new Random(12);
+  const codec = uniformCodec(d, nibbles, 1);
+  const [ofTables, ofCodes]: number[][] = [[], []];
+  for (let trial = 0; trial < 1000; trial++) {
+    const [q, k] = [0, 0].map(() => Float32Array.from({ length: d }, () => random.normal()));
+    const head = { ...codec, rows: d, rule: 'least-squares', gain: 1 } as const;
+    const { codes, scale } = encodeKey(k, head);
+    const { entries, scale: step } = tableOf(q, codec.queryProject, codec.levels);
+    const score = f16ToF32(scale) * step * codes.reduce((s, c, g) => s + entries[g * 16 + c], 0);
+    const chosen = Array.from(codes, (c, g) => (g * 16 + c) * 4).flatMap((at) =>
+      Array.from(codec.levels.subarray(at, at + 4)),
+    );
+    const y = chosen.map((_, i) => dot(codec.queryProject.subarray(i * d, (i + 1) * d), q));
+    const exact = f16ToF32(scale) * dot(y, chosen);
+    ofTables.push(score - exact);
+    ofCodes.push(exact - dot(q, k));
+  }
+  const share = dot(ofTables, ofTables) / dot(ofCodes, ofCodes);
+  expect(share).toBeGreaterThan(0);
+  expect(share).toBeLessThan(0.01);
+});
+
 describe('settings', () => {
   const shapes = [{ nHeads: 2, nKvHeads: 1, headDimK: 16, headDimV: 16, scale: 1 }];
   const create = (spec: string) => createCache(spec, shapes, new ReferenceKernels());

@@ -32,9 +32,9 @@ export class CodeScratch {
     const { heads, kvHeads, width } = this.most;
     const { nibbles } = this;
     this.dispose();
-    const zeros = (dtype: 'u8' | 'f32', ...sizes: number[]) => ({ dtype, shape: sizes });
+    const zeros = (dtype: 'i8' | 'f32', ...sizes: number[]) => ({ dtype, shape: sizes });
     const [tables, scales, project, levels] = allocTensors(this.kernels, [
-      zeros('u8', heads, n, nibbles, 2, 16),
+      zeros('i8', heads, n, nibbles, 16),
       zeros('f32', heads, n),
       zeros('f32', kvHeads, 4 * nibbles, width),
       zeros('f32', kvHeads, nibbles, 16, 4),
@@ -46,7 +46,7 @@ export class CodeScratch {
   tables(n: number, nHeads: number, nibbles: number): { tables: Tensor; scales: Tensor } {
     const { tables, scales } = this.expectHeld();
     return {
-      tables: tensor(tables.buffer, 'u8', [nHeads, n, nibbles, 2, 16]),
+      tables: tensor(tables.buffer, 'i8', [nHeads, n, nibbles, 16]),
       scales: tensor(scales.buffer, 'f32', [nHeads, n]),
     };
   }

@@ -4,7 +4,7 @@
  * <F q, E k> = <q, k>. Codes are packed into nibbles so that one table of 16 entries per nibble
  * scores them (`queryTables` in src/kernels/kernels.ts).
  */
-import { symmetricEigen } from '../math/linalg.ts';
+import { cholesky, symmetricEigen } from '../math/linalg.ts';
 import { Random } from '../math/random.ts';
 
 /** The codec of one KV head, in the layout of `Codec` in src/kernels/kernels.ts. */
@@ -72,25 +72,31 @@ export function uniformCodec(d: number, nibbles: number, seed: number): HeadCode
 }
 
 /**
- * With K and Q the second moments of keys and queries and U the eigenbasis of K^(1/2) Q K^(1/2), whose
- * eigenvalues are S^2: E = S^(1/2) U^T K^(-1/2), F = S^(-1/2) U^T K^(1/2). Channels of E k are
- * uncorrelated with variances S, and so are those of F q.
+ * With K = L L^T and Q the second moments of keys and queries and U the eigenbasis of L^T Q L, whose
+ * eigenvalues are S^2: E = S^(1/2) U^T L^-1, F = S^(-1/2) U^T L^T. Channels of E k are uncorrelated with
+ * variances S, and so are those of F q.
  */
 export function balancedBasis(statistics: HeadStatistics, d: number): BalancedBasis {
-  const keys = symmetricEigen(ridge(statistics.keys, d), d);
-  const root = power(keys, d, 0.5);
-  const inverseRoot = power(keys, d, -0.5);
-  const { values, vectors } = symmetricEigen(
-    product(product(root, ridge(statistics.queries, d), d), root, d),
-    d,
-  );
-  const scaled = (exponent: number) =>
-    vectors.map((x, at) => x * values[Math.floor(at / d)] ** exponent);
-  return {
-    keys: product(scaled(0.25), inverseRoot, d),
-    queries: product(scaled(-0.25), root, d),
-    variances: values.map(Math.sqrt),
-  };
+  const l = cholesky(ridge(statistics.keys, d), d);
+  const { values, vectors } = symmetricEigen(between(ridge(statistics.queries, d), l, d), d);
+  const keys = new Float64Array(d * d);
+  const queries = new Float64Array(d * d);
+  for (let row = 0; row < d; row++) {
+    const u = vectors.subarray(row * d, (row + 1) * d);
+    const factor = values[row] ** 0.25;
+    for (let i = 0; i < d; i++) {
+      let sum = 0;
+      for (let j = 0; j <= i; j++) sum += l[i * d + j] * u[j];
+      queries[row * d + i] = sum / factor;
+    }
+    // x L = u, from the last element on
+    for (let i = d - 1; i >= 0; i--) {
+      const x = u[i] / l[i * d + i];
+      for (let j = 0; j < i; j++) u[j] -= x * l[i * d + j];
+      keys[row * d + i] = factor * x;
+    }
+  }
+  return { keys, queries, variances: values.map(Math.sqrt) };
 }
 
 /**
@@ -226,34 +232,20 @@ function ridge(a: Float64Array, d: number): Float64Array {
 
 const ridgeShare = 0.01;
 
-interface Eigen {
-  readonly values: Float64Array;
-  /** row i is the eigenvector of values[i] */
-  readonly vectors: Float64Array;
-}
-
-/** V^T diag(values^exponent) V of a positive definite matrix. */
-function power({ values, vectors }: Eigen, d: number, exponent: number): Float64Array {
-  const scaled = vectors.slice();
-  for (let i = 0; i < d; i++) {
-    const factor = values[i] ** exponent;
-    for (let j = 0; j < d; j++) scaled[i * d + j] *= factor;
-  }
-  const out = new Float64Array(d * d);
-  for (let k = 0; k < d; k++) {
-    for (let i = 0; i < d; i++) {
-      for (let j = 0; j < d; j++) out[i * d + j] += vectors[k * d + i] * scaled[k * d + j];
-    }
-  }
-  return out;
-}
-
-function product(a: Float64Array, b: Float64Array, d: number): Float64Array {
+/** L^T A L. @param l lower triangular */
+function between(a: Float64Array, l: Float64Array, d: number): Float64Array {
+  const half = new Float64Array(d * d);
   const out = new Float64Array(d * d);
   for (let i = 0; i < d; i++) {
     for (let k = 0; k < d; k++) {
       const x = a[i * d + k];
-      for (let j = 0; j < d; j++) out[i * d + j] += x * b[k * d + j];
+      for (let j = 0; j <= k; j++) half[i * d + j] += x * l[k * d + j];
+    }
+  }
+  for (let k = 0; k < d; k++) {
+    for (let i = 0; i <= k; i++) {
+      const x = l[k * d + i];
+      for (let j = 0; j < d; j++) out[i * d + j] += x * half[k * d + j];
     }
   }
   return out;

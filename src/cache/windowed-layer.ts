@@ -5,7 +5,7 @@ import type { LayerShape } from './cache.ts';
 import { allocTensors } from './constants.ts';
 import { ExactPositions, sinkLayout, storeBehindSinks } from './exact-positions.ts';
 import { LayerMeans, meansLayout } from './layer-means.ts';
-import { addMoments } from './moments.ts';
+import { addUpperMoments, mirrorMoments } from './moments.ts';
 import { LayerPages, pageBytes } from './pages.ts';
 import { placeOf, type Place } from './saved-state.ts';
 import type { StepRows } from './step-rows.ts';
@@ -34,10 +34,10 @@ export class WindowedLayer {
   private readonly exact: ExactPositions;
   /** quantized positions behind the sinks */
   private readonly coded: LayerPages;
-  /** as in Sample, until the layer has learnt */
+  /** as in Sample on and above the diagonals, until the layer has learnt */
   private moments: Float64Array;
-  /** the moments before the step under way, if it adds to them */
-  private momentsBefore: Float64Array | undefined;
+  /** queries of the step under way, which its end adds to the moments; f32 [n, nHeads, headDimK] */
+  private observed: Float32Array | undefined;
 
   constructor(
     private readonly context: LayerContext,
@@ -60,7 +60,7 @@ export class WindowedLayer {
     }
     this.exact = new ExactPositions(kernels, shape, law, this.sinks, origin?.exact);
     this.coded = origin?.coded.fork() ?? new LayerPages(kernels, method.layout(index));
-    this.moments = origin?.moments ?? this.emptyMoments();
+    this.moments = origin?.moments.slice() ?? this.emptyMoments();
     this.learned = origin?.learned ?? law.warmup === 0;
     if (origin) this.fixed.forEach((t, i) => kernels.copy(bytesOf(origin.fixed[i]), bytesOf(t)));
     else if (this.codec.means) this.means.set(this.codec.means);
@@ -103,7 +103,7 @@ export class WindowedLayer {
     const n = q.shape[0];
     const early = this.learned ? 0 : Math.min(n, warmup - start);
     if (early > 0) {
-      this.observe(rows(q, 0, early));
+      this.observed = (this.context.kernels.view(rows(q, 0, early)) as Float32Array).slice();
       this.attendRows(q, out, start, 0, early, Infinity);
     }
     if (!this.learned && start + n >= warmup) this.learn(start, start + n);
@@ -112,8 +112,9 @@ export class WindowedLayer {
 
   /** Ends a step at a length. */
   settle(length: number): void {
-    this.momentsBefore = undefined;
     if (this.learned) this.moments = noMoments;
+    else if (this.observed) this.addObserved(this.moments, this.observed);
+    this.observed = undefined;
     this.exact.settle(length);
   }
 
@@ -122,8 +123,7 @@ export class WindowedLayer {
     const { law } = this;
     this.exact.unwind(length);
     this.coded.trim(law.paged(length));
-    this.moments = this.momentsBefore ?? this.moments;
-    this.momentsBefore = undefined;
+    this.observed = undefined;
     this.learned = length >= law.warmup;
     if (length === 0) this.moments = this.emptyMoments();
   }
@@ -176,13 +176,9 @@ export class WindowedLayer {
     return this.law.warmup === 0 ? noMoments : new Float64Array(nKvHeads * headDimK * headDimK);
   }
 
-  /** Adds q q^T of some rows to the moments. @param q f32 [n, nHeads, headDimK] */
-  private observe(q: Tensor): void {
-    const { nHeads, nKvHeads, headDimK: d } = this.shape;
-    this.momentsBefore = this.moments;
-    this.moments = this.moments.slice();
-    const queries = this.context.kernels.view(q) as Float32Array;
-    addMoments(this.moments, queries, d, nHeads, nKvHeads);
+  private addObserved(moments: Float64Array, queries: Float32Array): void {
+    const { nHeads, nKvHeads, headDimK } = this.shape;
+    addUpperMoments(moments, queries, headDimK, nHeads, nKvHeads);
   }
 
   /** Learns from the first positions, writes all exact ones anew without means, and quantizes all so far. */
@@ -190,6 +186,10 @@ export class WindowedLayer {
     const { kernels, step } = this.context;
     const { warmup } = this.law;
     const sample = this.exact.read(warmup);
+    // Of its own: the step may be taken back.
+    const queryMoments = this.moments.slice();
+    if (this.observed) this.addObserved(queryMoments, this.observed);
+    mirrorMoments(queryMoments, this.shape.headDimK);
     try {
       this.exact.renew(end);
       const view = (t: Tensor) => (kernels.view(t) as Float32Array).slice();
@@ -197,7 +197,7 @@ export class WindowedLayer {
         positions: warmup,
         keys: view(sample.k),
         values: view(sample.v),
-        queryMoments: this.moments,
+        queryMoments,
       });
       this.means.set(means);
       this.learned = true;

@@ -15,7 +15,7 @@ import { expectTensor } from './tensor.ts';
 import { tensorSizeBytes, weightDTypes, type DType } from '../math/dtype.ts';
 
 export const maxSketchHeadDim = 512;
-/** Entries of a query table keep at least 6 bits; a key's projection fits a thread's stack. */
+/** Entries of a query table keep at least 6 bits beside the sign, and sums of them 16; a key's projection fits a thread's stack. */
 export const maxCodeGroups = 512;
 /** Keys of a block of codes. */
 const blockKeys = 32;
@@ -133,7 +133,7 @@ export const check = {
       () =>
         `queryTables: ${nHeads} query heads; they must be a multiple of the ${nKvHeads} KV heads.`,
     );
-    expectTensor('queryTables', 'tables', tables, 'u8', [nHeads, n, groups, 2, 16]);
+    expectTensor('queryTables', 'tables', tables, 'i8', [nHeads, n, groups, 16]);
     expectTensor('queryTables', 'scales', scales, 'f32', [nHeads, n]);
   },
 
@@ -201,7 +201,7 @@ function expectKeys(segment: Segment, shape: AttendShape, page: Page | undefined
     const shapeOfKeys = [nKvHeads, pageLength, query.shape[2]];
     if (page) expectTensor('attend', 'sketch page keys', page.keys, 'u32', shapeOfKeys);
   } else if (keyForm === 'codes') {
-    expectTensor('attend', 'query', query, 'u8', [nHeads, n, -1, 2, 16]);
+    expectTensor('attend', 'query', query, 'i8', [nHeads, n, -1, 16]);
     if (!queryScales)
       throw new KvError('shape', 'attend: a segment of codes has no queryScales. See queryTables.');
     expectTensor('attend', 'queryScales', queryScales, 'f32', [nHeads, n]);

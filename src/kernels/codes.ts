@@ -65,13 +65,13 @@ export function encodeKey(
 
 /**
  * The table of one query, and what one unit in it stands for.
- * @returns entries i16 [G, 16]
+ * @returns entries i8 [G, 16]
  */
 export function tableOf(
   q: Float32Array,
   queryProject: Float32Array,
   levels: Float32Array,
-): { entries: Int16Array; scale: number } {
+): { entries: Int8Array; scale: number } {
   const y = projected(queryProject, q);
   const groups = y.length / 4;
   const exact = new Float32Array(groups * 16);
@@ -79,9 +79,9 @@ export function tableOf(
     const part = y.subarray((i >> 4) * 4, (i >> 4) * 4 + 4);
     exact[i] = pairedSum(part.map((v, j) => v * levels[i * 4 + j]));
   }
-  const limit = Math.floor(32767 / groups);
+  const limit = Math.min(127, Math.floor(32767 / groups));
   const step = Math.fround(exact.reduce((max, t) => Math.max(max, Math.abs(t)), 0) / limit);
-  const entries = new Int16Array(groups * 16);
+  const entries = new Int8Array(groups * 16);
   if (!(step > 0 && step < Infinity)) return { entries, scale: 0 };
   // A step that is subnormal may have been rounded far down: hence the limit.
   exact.forEach((t, i) => {

@@ -254,12 +254,11 @@ export interface Kernels {
   ): void;
   /**
    * Look-up tables of queries. y = queryProject q; t[g][e] = <y[4g .. 4g+3], levels[g][e]>, sums as in
-   * `storeCodes`; step = max|t| / floor(32767 / G); entry = t / step, rounded half away from zero.
-   * Entries of G groups add up within 16 bits. Where a step is zero or not finite, entries and scale
-   * are zero.
+   * `storeCodes`; step = max|t| / min(127, floor(32767 / G)); entry = t / step, rounded half away from
+   * zero. Entries of G groups add up within 16 bits. Where a step is zero or not finite, entries and
+   * scale are zero.
    * @param q      f32 [n, H, D]
-   * @param tables u8 [H, n, G, 2, 16], overwritten: the low bytes of 16 signed 16-bit entries, then
-   *               their high bytes, ready for byte shuffles
+   * @param tables i8 [H, n, G, 16], overwritten: ready for byte shuffles
    * @param scales f32 [H, n], overwritten: the steps
    */
   queryTables(q: Tensor, codec: Codec, tables: Tensor, scales: Tensor): void;

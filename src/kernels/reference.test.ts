@@ -227,7 +227,7 @@ describe('reference: codes', () => {
     const [x, q] = [normals(random, d), normals(random, d)];
     const [project, levels] = [normals(random, 4 * groups * d), normals(random, groups * 64)];
     const { codec, chosen, codes, scale } = encode('norm', x, { project, levels, rows: 24 });
-    const tables = allocTensor(kernels, 'u8', [1, 1, groups, 2, 16]);
+    const tables = allocTensor(kernels, 'i8', [1, 1, groups, 16]);
     const queryScales = allocTensor(kernels, 'f32', [1, 1]);
     kernels.queryTables(f32([1, 1, d], q), codec, tables, queryScales);
     const keys = allocTensor(kernels, 'u8', [1, 1, groups, 16]);
@@ -247,7 +247,7 @@ describe('reference: codes', () => {
     expect(step).toBeGreaterThan(0);
     const error = Math.abs(kernels.view(out)[20] - exact);
     expect(error).toBeLessThan(0.5 * scale * groups * 0.51 * step);
-    expect(Math.abs(exact)).toBeGreaterThan(100 * error);
+    expect(Math.abs(exact)).toBeGreaterThan(10 * error);
     expect(codes.length).toBe(groups);
   });
 });

@@ -249,14 +249,7 @@ export class ReferenceKernels implements Kernels {
       for (let i = 0; i < n; i++) {
         const at = (i * nHeads + h) * d;
         const { entries, scale } = tableOf(queries.subarray(at, at + d), project, levels);
-        const bytes = this.view(rows(tables, h, 1)).subarray(
-          i * entries.length * 2,
-          (i + 1) * entries.length * 2,
-        );
-        entries.forEach((entry, e) => {
-          bytes[(e >> 4) * 32 + (e & 15)] = entry & 255;
-          bytes[(e >> 4) * 32 + 16 + (e & 15)] = entry >> 8;
-        });
+        this.view(rows(tables, h, 1)).set(entries, i * entries.length);
         this.f32(scales)[h * n + i] = scale;
       }
     }
@@ -346,8 +339,8 @@ export class ReferenceKernels implements Kernels {
       const keys = this.view(page.keys);
       for (let g = 0; g < groups; g++) {
         const { byte, shift } = codePlace(page.keys.shape, kvHead, slot, g);
-        const entry = ((h * n + i) * groups + g) * 32 + ((keys[byte] >> shift) & 15);
-        raw += query[entry] + ((query[entry + 16] << 24) >> 16);
+        const entry = ((h * n + i) * groups + g) * 16 + ((keys[byte] >> shift) & 15);
+        raw += query[entry];
       }
       if (segment.queryScales) raw *= this.f32(segment.queryScales)[h * n + i];
       if (page.keyScales) raw *= f16ToF32(this.view(page.keyScales)[row]);

@@ -41,7 +41,7 @@ async function everyParallelKernel(kernels: Kernels): Promise<HostArray[]> {
     ...[w.zeros('u8', [6, 3, 16, 16])].flatMap((page) => {
       const codec = codecOf(w, { nKvHeads: 6, groups: 16, d: 64, rule: 'unbiased' }, 25);
       const [scales, steps] = [w.zeros('f16', [6, 96]), w.zeros('f32', [6, 5])];
-      const [tables, x] = [w.zeros('u8', [6, 5, 16, 2, 16]), w.f32([5, 6, 64], keys)];
+      const [tables, x] = [w.zeros('i8', [6, 5, 16, 16]), w.f32([5, 6, 64], keys)];
       w.kernels.storeCodes(x, codec, page, scales, 30);
       w.kernels.queryTables(x, codec, tables, steps);
       const [codes, params] = [w.zeros('u8', [6, 5, 24]), w.zeros('f16', [6, 5, 2])];

@@ -1,5 +1,5 @@
 import { describe, expect, test } from 'vitest';
-import { symmetricEigen } from './linalg.ts';
+import { cholesky, symmetricEigen } from './linalg.ts';
 import { Random } from './random.ts';
 
 /** B B^T of a random B [n, rank]. */
@@ -60,3 +60,19 @@ describe('symmetricEigen', () => {
     expect(() => symmetricEigen(Float64Array.of(1, NaN, NaN, 1), 2)).toThrow(code('not-finite'));
   });
 });
+
+test.each([1, 2, 17, 64])(
+  'cholesky: L is lower triangular and L L^T the matrix, %i by that',
+  (n) => {
+    const a = gram(new Random(n), n, 2 * n);
+    const l = cholesky(a, n);
+    for (let i = 0; i < n; i++) {
+      for (let j = 0; j < n; j++) {
+        if (j > i) expect(l[i * n + j]).toBe(0);
+        let sum = 0;
+        for (let k = 0; k < n; k++) sum += l[i * n + k] * l[j * n + k];
+        expect(Math.abs(sum - a[i * n + j])).toBeLessThan(1e-12 * n * a[0]);
+      }
+    }
+  },
+);
