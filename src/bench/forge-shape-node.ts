@@ -22,6 +22,11 @@ const tied: readonly ShapeName[] = [
 /** Context of the files, positions: as far as any benchmark goes. */
 const contextLength = 131_072;
 
+/** Where `forgedShape` has its file. */
+export function forgedPath(folder: string, shape: ShapeName, quant: ForgedQuant): string {
+  return join(folder, `${shape}-${quant}-v${version}.gguf`);
+}
+
 /**
  * The file of a shape in `folder`; written, a tensor at a time, if it is not there yet.
  * @param onForge called before a file is written
@@ -33,7 +38,7 @@ export async function forgedShape(
   quant: ForgedQuant,
   onForge?: (path: string) => void,
 ): Promise<string> {
-  const path = join(folder, `${shape}-${quant}-v${version}.gguf`);
+  const path = forgedPath(folder, shape, quant);
   if (existsSync(path)) return path;
   mkdirSync(folder, { recursive: true });
   onForge?.(path);
