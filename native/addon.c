@@ -12,8 +12,10 @@
 #include "memory.h"
 #include "pool.h"
 
-#ifdef __x86_64__
+#if defined __x86_64__
 #include <cpuid.h>
+#elif defined __aarch64__ && defined __linux__
+#include <sys/auxv.h>
 #endif
 
 /* --- instruction sets ------------------------------------------------------------------------- */
@@ -41,6 +43,21 @@ static int has_avx512(void) {
 }
 #endif
 
+#ifdef __aarch64__
+extern const Export kernels_neon[N_EXPORTS];
+
+/** Every Mac with an ARM processor has dot products. */
+static int has_dot_products(void) {
+#ifdef __linux__
+  return (getauxval(AT_HWCAP) & (1 << 20)) != 0; /* HWCAP_ASIMDDP, which old headers lack */
+#elif defined __APPLE__
+  return 1;
+#else
+  return 0;
+#endif
+}
+#endif
+
 static int always(void) { return 1; }
 
 /** The best first. */
@@ -52,6 +69,9 @@ static const struct {
 #ifdef __x86_64__
     {"avx512", has_avx512, kernels_avx512},
     {"avx2", has_avx2, kernels_avx2},
+#endif
+#ifdef __aarch64__
+    {"neon", has_dot_products, kernels_neon},
 #endif
     {"baseline", always, kernels_baseline},
 };

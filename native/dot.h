@@ -9,22 +9,28 @@
 
 #include "blocks.h"
 
-#ifdef __AVX512VNNI__
+#if defined __AVX512VNNI__ || defined __ARM_FEATURE_DOTPROD
 
 typedef int8_t Code;
 enum {
   WORD = 4,
-  VECTORS = 1,     /* of WIDE packed rows that share the loads of x */
+  VECTORS = WIDE == 4 ? 2 : 1, /* of WIDE packed rows that share the loads of x */
   TILE_TOKENS = 8, /* positions that share the loads of a weight: as many as fit the registers */
   PAIRED = 0,      /* whether `dot_half` wants x in the order of `split_pairs` */
   IN_PACKED = 0,   /* whether packed codes have zero at 0, and unit scales multiplied in */
 };
 
+#ifdef __AVX512VNNI__
 /** Bytes are multiplied unsigned, so signed ones are moved up. */
 INLINE int32_t dot_centre(int32_t dtype) { return dtype == Q8_0 ? 128 : centre_of(dtype); }
 INLINE i16xw moved_up(int32_t dtype, i16xw codes) {
   return dtype == Q8_0 ? codes ^ splat_bytes_w(128) : codes;
 }
+#else
+/** Bytes are multiplied signed, and no unsigned code is above 127. */
+INLINE int32_t dot_centre(int32_t dtype) { return centre_of(dtype); }
+INLINE i16xw moved_up(int32_t dtype, i16xw codes) { return (void)dtype, codes; }
+#endif
 
 /** sum plus the products of half a unit's codes with codes of x, in four lanes for each row. */
 INLINE i32xw dot_half(i32xw sum, int32_t dtype, i16xw codes, const Code *x) {

@@ -2,7 +2,8 @@
  * Vectors as wide as the target's registers, WIDE lanes of 32 bits: what weights, attention and the
  * packed forms of keys and values are made of. What differs between instruction sets is in
  * simd-wide-avx512.h, simd-wide-avx2.h and simd-wide-128.h, which have the same functions each; the
- * last says what each does. A quad is 128 bits of a vector.
+ * last says what each does. Where an instruction multiplies bytes by fours, in AVX-512 and in
+ * simd-wide-neon.h, there are two functions more. A quad is 128 bits of a vector.
  */
 #pragma once
 
@@ -41,6 +42,8 @@ INLINE i32xw to_nearest_i32w(f32xw a) { return (i32xw)(a + splat_w(ROUNDER)) - 0
 #include "simd-wide-avx512.h"
 #elif defined __AVX2__
 #include "simd-wide-avx2.h"
+#elif defined __ARM_FEATURE_DOTPROD
+#include "simd-wide-neon.h"
 #else
 #include "simd-wide-128.h"
 #endif

@@ -1,7 +1,7 @@
 /*
  * Vectors as the kernels see them: a few types and functions. What differs between instruction sets
- * is in simd-wasm.h, simd-x86.h and simd-portable.h, which have the same functions each. Vectors are
- * GNU vector extensions, so + - * / & | and comparisons work on them directly.
+ * is in simd-wasm.h, simd-x86.h, simd-neon.h and simd-portable.h, which have the same functions
+ * each. Vectors are GNU vector extensions, so + - * / & | and comparisons work on them directly.
  */
 #pragma once
 
@@ -59,6 +59,8 @@ INLINE i32x4 splat_i32(int32_t x) { return (i32x4){x, x, x, x}; }
 #include "simd-wasm.h"
 #elif defined __AVX2__
 #include "simd-x86.h"
+#elif defined __ARM_FEATURE_DOTPROD
+#include "simd-neon.h"
 #else
 #include "simd-portable.h"
 #endif

@@ -18,7 +18,15 @@ const defaultOutDir = new URL(
   import.meta.url,
 );
 
-const flags = ['-O2', '-std=gnu11', '-fPIC', '-fvisibility=hidden', '-pthread', '-Wall', '-Wextra'];
+export const flags = [
+  '-O2',
+  '-std=gnu11',
+  '-fPIC',
+  '-fvisibility=hidden',
+  '-pthread',
+  '-Wall',
+  '-Wextra',
+];
 // What of -O3 the kernels gain from: it takes a sixth more time to compile.
 flags.push('-fpeel-loops', '-funswitch-loops');
 // Products and sums are rounded each, so that every target gives the contract's bits.
@@ -28,8 +36,11 @@ flags.push('-Wno-unknown-warning-option', '-Wno-aggressive-loop-optimizations');
 
 const avx2 = ['-mavx2', '-mfma', '-mf16c', '-mbmi', '-mbmi2', '-mpopcnt'];
 const avx512 = ['f', 'bw', 'vl', 'dq', 'vnni', 'vbmi', 'vpopcntdq'].map((x) => `-mavx512${x}`);
+/** ARM's; scripts/check-neon.mjs compiles it too. */
+export const neon = ['-march=armv8.2-a+dotprod'];
 /** As native/addon.c lists them. */
-const sets = process.arch === 'x64' ? { avx2, avx512: [...avx2, ...avx512] } : {};
+const setsOf = { x64: { avx2, avx512: [...avx2, ...avx512] }, arm64: { neon } };
+const sets = setsOf[process.arch] ?? {};
 const units = [
   ...Object.entries({ ...sets, baseline: [] }).map(([name, own]) => ({
     source: 'kernels.c',

@@ -1,20 +1,23 @@
 import { expect, test } from 'vitest';
-import { ReferenceKernels } from '../kernels/reference.ts';
-import { scanSpeed } from './attention.ts';
+import { createKernels } from '../kernels/select.ts';
+import { namedShapes } from '../model/shapes.ts';
+import { attentionAtDepths } from './attention.ts';
 
-test('a scan counts the bytes of a key and every row, and gives its memory back', async () => {
-  const kernels = new ReferenceKernels();
-  const forms = [{ sketchBits: 256 }, { codeGroups: 16 }, { f16Dimensions: 64 }];
-  const rows = await scanSpeed(kernels, forms, 3, 130, 1);
-  expect(rows.map(({ form, bytesPerKey }) => [form, bytesPerKey])).toEqual([
-    ['sketch of 256 bits', 32],
-    ['codes of 16 groups', 10],
-    ['f16 of 64 dimensions', 128],
+test('every method is timed at every depth, and the memory is given back', async () => {
+  const kernels = await createKernels('wasm', { threads: 1 });
+  const shape = { ...namedShapes['smollm2-135m'], nLayers: 6 };
+  const options = { rounds: 1, weightBytes: 5000 };
+  const rows = await attentionAtDepths(kernels, shape, ['f16', 'h1b'], [600, 40], options);
+  expect(rows.map(({ method, depth }) => [method, depth])).toEqual([
+    ['f16', 40],
+    ['f16', 600],
+    ['h1b', 40],
+    ['h1b', 600],
   ]);
-  for (const { rows: shared, keysPerSecond, bytesPerKey, gigabytesPerSecond } of rows) {
-    expect(keysPerSecond).toBeGreaterThan(0);
-    const bytesPerSecond = (keysPerSecond / shared) * bytesPerKey;
-    expect(gigabytesPerSecond * 1e9).toBeCloseTo(bytesPerSecond, -3);
-  }
+  for (const { attendMs } of rows) expect(attendMs).toBeGreaterThan(0);
+  // A page of 128 positions, keys and values of 3 heads and 64 dimensions in f16, in 6 layers.
+  const pageBytes = 128 * 2 * 3 * 64 * 2 * 6;
+  expect(rows.slice(0, 2).map(({ bytes }) => bytes)).toEqual([pageBytes, 5 * pageBytes]);
   expect(kernels.allocatedBytes).toBe(0);
+  kernels.dispose();
 });

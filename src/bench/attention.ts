@@ -1,209 +1,129 @@
+import type { KvCache } from '../cache/cache.ts';
 import { createCache } from '../cache/registry.ts';
-import type { Kernels, Page, Segment, Tensor } from '../kernels/kernels.ts';
-import { allocTensor, bytesOf, rows, tensor } from '../kernels/tensor.ts';
-import type { DType } from '../math/dtype.ts';
+import type { Kernels } from '../kernels/kernels.ts';
+import { allocTensor, bytesOf, rows } from '../kernels/tensor.ts';
+import { tensorSizeBytes } from '../math/dtype.ts';
 import { Random } from '../math/random.ts';
 import { layersOf, type ModelShape } from '../model/shapes.ts';
+import { median } from './timing.ts';
 
 export interface AttentionRow {
   readonly method: string;
+  /** positions in the cache */
+  readonly depth: number;
   /** bytes of the whole cache: all layers, `depth` positions */
   readonly bytes: number;
   /** one token's attention in all layers, milliseconds, median */
   readonly attendMs: number;
 }
 
-/** Layers that are really held and timed in turn; the rest is alike. Several, so that caches miss. */
+export interface AttentionOptions {
+  /** turns of each method at each depth; default 9 */
+  readonly rounds?: number;
+  /** weights that are read before each turn; default 64 MiB, more than processors cache */
+  readonly weightBytes?: number;
+}
+
+/** Layers that are really held and timed; the rest is alike. */
 const heldLayers = 3;
+/** Positions stored at once. */
+const chunk = 512;
 
 /**
- * Times one token's attention at a depth of context, for several methods in turn on random keys
- * and values. A few layers are held, one after the other, and the time is scaled to all layers.
+ * Times one token's attention at several depths of context, for several methods in turn on random
+ * keys and values. A few layers are held and the time is scaled to all layers. Before each turn
+ * other memory is read, as the weights of a model are, so that a cache comes from memory.
  */
-export async function attentionAtDepth(
+export async function attentionAtDepths(
   kernels: Kernels,
   shape: ModelShape,
   methods: readonly string[],
-  depth: number,
-  rounds = 9,
+  depths: readonly number[],
+  { rounds = 9, weightBytes = 64 << 20 }: AttentionOptions = {},
 ): Promise<AttentionRow[]> {
   const { nHeads, nKvHeads, headDim, nLayers } = shape;
-  const layers = layersOf({ ...shape, nLayers: heldLayers });
-  const chunk = 512;
   const random = new Random(1);
-  const kv = allocTensor(kernels, 'f32', [chunk, nKvHeads, headDim]);
-  const q = allocTensor(kernels, 'f32', [1, nHeads, headDim]);
-  const out = allocTensor(kernels, 'f32', [1, nHeads, headDim]);
-  const fill = (length: number) => Float32Array.from({ length }, () => random.normal());
-  kernels.write(kv, fill(chunk * nKvHeads * headDim));
-  kernels.write(q, fill(nHeads * headDim));
+  const draw = (n: number, heads: number) => {
+    const t = allocTensor(kernels, 'f32', [n, heads, headDim]);
+    kernels.write(
+      t,
+      Float32Array.from({ length: n * heads * headDim }, () => random.normal()),
+    );
+    return t;
+  };
+  const [kv, manyQ, manyOut] = [nKvHeads, nHeads, nHeads].map((heads) => draw(chunk, heads));
+  const [q, out] = [rows(manyQ, 0, 1), rows(manyOut, 0, 1)];
+  const others = weightsToRead(kernels, weightBytes);
 
-  const manyQ = allocTensor(kernels, 'f32', [chunk, nHeads, headDim]);
-  const manyOut = allocTensor(kernels, 'f32', [chunk, nHeads, headDim]);
-  kernels.write(manyQ, fill(chunk * nHeads * headDim));
-
-  const caches = [];
-  for (const method of methods) {
-    const cache = await createCache(method, layers, kernels);
-    for (let done = 0; done < depth - 1; done += chunk) {
-      const n = Math.min(chunk, depth - 1 - done);
+  const fill = (cache: KvCache, depth: number) => {
+    while (cache.length < depth) {
+      const n = Math.min(chunk, depth - cache.length);
       cache.begin(n);
       for (let l = 0; l < heldLayers; l++) {
         cache.append(l, rows(kv, 0, n), rows(kv, 0, n));
         // Some methods learn from what they are asked first.
-        if (done === 0) cache.attend(l, rows(manyQ, 0, n), rows(manyOut, 0, n));
+        if (cache.length === 0) cache.attend(l, rows(manyQ, 0, n), rows(manyOut, 0, n));
       }
       cache.commit();
     }
-    caches.push({ method, cache, times: [] as number[] });
+  };
+  const step = async (cache: KvCache) => {
+    cache.begin(1);
+    const began = performance.now();
+    for (let l = 0; l < heldLayers; l++) {
+      cache.append(l, rows(kv, 0, 1), rows(kv, 0, 1));
+      cache.attend(l, q, out);
+    }
+    await kernels.read(out);
+    const elapsedMs = performance.now() - began;
+    cache.rollback();
+    return elapsedMs;
+  };
+
+  const ascending = [...depths].sort((a, b) => a - b);
+  const held: { method: string; depth: number; cache: KvCache; times: number[] }[] = [];
+  for (const method of methods) {
+    const cache = await createCache(method, layersOf({ ...shape, nLayers: heldLayers }), kernels);
+    for (const depth of ascending) {
+      fill(cache, depth - 1);
+      // Forks share what is stored, so that all depths are held at once and take turns too.
+      held.push({ method, depth, cache: cache.fork(), times: [] });
+    }
+    cache.dispose();
   }
   for (let round = 0; round < rounds; round++) {
-    for (const { cache, times } of caches) {
-      cache.begin(1);
-      const began = performance.now();
-      for (let l = 0; l < heldLayers; l++) {
-        cache.append(l, rows(kv, 0, 1), rows(kv, 0, 1));
-        cache.attend(l, q, out);
-      }
-      await kernels.read(out);
-      times.push(performance.now() - began);
-      cache.rollback();
+    for (const { cache, times } of held) {
+      await others.read();
+      times.push(await step(cache));
     }
   }
-  const results = caches.map(({ method, cache, times }) => ({
-    method,
+  const results = held.map(({ method, depth, cache, times }) => ({
+    ...{ method, depth },
     bytes: (cache.bytes().total / heldLayers) * nLayers,
     attendMs: (median(times) / heldLayers) * nLayers,
   }));
-  for (const { cache } of caches) cache.dispose();
-  for (const { buffer } of [kv, q, out, manyQ, manyOut]) kernels.free(buffer);
+  for (const { cache } of held) cache.dispose();
+  for (const { buffer } of [kv, manyQ, manyOut]) kernels.free(buffer);
+  others.free();
   return results;
 }
 
-/** How fast one form of keys is scored. */
-export interface ScanRow {
-  readonly form: string;
-  /** bytes of one key of one head, its scale included */
-  readonly bytesPerKey: number;
-  /** query rows that share a KV head, and so the loads of its keys */
-  readonly rows: number;
-  /** keys scored per second by one thread, each row counted */
-  readonly keysPerSecond: number;
-  /** keys read per second times their bytes */
-  readonly gigabytesPerSecond: number;
-}
-
-/** A form of keys to scan: sketches of so many bits, codes of so many groups, or f16 of a dimension. */
-export type ScanForm =
-  | { readonly sketchBits: number }
-  | { readonly codeGroups: number }
-  | { readonly f16Dimensions: number };
-
-/**
- * Times `scores`, which one thread computes, on random keys of one KV head, the forms in turn.
- * @param nRows query heads over the one KV head
- */
-export async function scanSpeed(
-  kernels: Kernels,
-  forms: readonly ScanForm[],
-  nRows: number,
-  depth: number,
-  rounds = 15,
-): Promise<ScanRow[]> {
-  // Long pages: what a call costs beside its scan would weigh on the shortest keys.
-  const pageLength = 2048;
-  const pageCount = Math.ceil(depth / pageLength);
-  const length = pageCount * pageLength;
-  const random = new Random(2);
-  const made: Tensor[] = [];
-  const fill = (t: Tensor) => {
-    made.push(t);
-    // A byte of 63 at most: as the upper byte of an f16 or f32 it makes no NaN.
-    kernels.write(
-      bytesOf(t),
-      new Uint8Array(t.buffer.sizeBytes).map(() => random.uint32() & 63),
-    );
-    return t;
-  };
-  const make = (dtype: DType, shape: readonly number[]) => fill(allocTensor(kernels, dtype, shape));
-  const out = make('f32', [nRows, 1, length]);
-  const waitFor = tensor(out.buffer, 'f32', [1]);
-  const scale = make('f32', [nRows]);
-  const values = make('f32', [1, pageLength, 1]);
-  const scans = forms.map((form) => {
-    const { name, keyForm, dimension, query, page } = layOut(form, nRows, pageLength, make);
-    const pages = Array.from({ length: pageCount }, () => ({ ...page(), values }));
-    const { keys, keyScales } = pages[0];
-    const bytesPerPage = keys.buffer.sizeBytes + (keyScales?.buffer.sizeBytes ?? 0);
-    const segment: Segment = {
-      ...{ keyForm, valueForm: 'f32', pages, pageLength, first: 0, length, scale, ...query },
-      ...{ minDistance: 0, maxDistance: Infinity },
-    };
-    const heads = { nHeads: nRows, nKvHeads: 1, headDimK: dimension, headDimV: 1 };
-    const shape = { n: 1, start: length - 1, ...heads };
-    const run = () => kernels.scores(segment, shape, out);
-    return { name, bytesPerKey: bytesPerPage / pageLength, run, times: [] as number[] };
-  });
-  for (let round = 0; round < rounds; round++) {
-    for (const { run, times } of scans) {
-      const began = performance.now();
-      run();
-      await kernels.read(waitFor);
-      times.push(performance.now() - began);
-    }
-  }
-  for (const { buffer } of made) kernels.free(buffer);
-  return scans.map(({ name, bytesPerKey, times }) => {
-    const keysPerSecond = (nRows * length * 1000) / median(times);
-    const gigabytesPerSecond = ((keysPerSecond / nRows) * bytesPerKey) / 1e9;
-    return { form: name, bytesPerKey, rows: nRows, keysPerSecond, gigabytesPerSecond };
-  });
-}
-
-interface LaidOut {
-  readonly name: string;
-  readonly keyForm: Segment['keyForm'];
-  readonly dimension: number;
-  readonly query: Pick<Segment, 'query' | 'queryScales'>;
-  readonly page: () => Pick<Page, 'keys' | 'keyScales'>;
-}
-
-function layOut(
-  form: ScanForm,
-  rows: number,
-  pageLength: number,
-  make: (dtype: DType, shape: readonly number[]) => Tensor,
-): LaidOut {
-  if ('sketchBits' in form) {
-    const words = form.sketchBits / 32;
-    return {
-      ...{ name: `sketch of ${form.sketchBits} bits`, keyForm: 'sketch', dimension: 1 },
-      query: { query: make('u32', [rows, 1, words]) },
-      page: () => ({ keys: make('u32', [1, pageLength, words]) }),
-    };
-  }
-  if ('codeGroups' in form) {
-    const groups = form.codeGroups;
-    const [query, queryScales] = [make('i8', [rows, 1, groups, 16]), make('f32', [rows, 1])];
-    return {
-      ...{ name: `codes of ${groups} groups`, keyForm: 'codes', dimension: 1 },
-      query: { query, queryScales },
-      page: () => ({
-        keys: make('u8', [1, pageLength / 32, groups, 16]),
-        keyScales: make('f16', [1, pageLength]),
-      }),
-    };
-  }
-  const d = form.f16Dimensions;
+/** Memory that is no cache, read by a product with one position as weights are. */
+function weightsToRead(kernels: Kernels, sizeBytes: number) {
+  const columns = 2048;
+  const nRows = Math.max(1, Math.floor(sizeBytes / tensorSizeBytes('q8_0', [1, columns])));
+  const weight = allocTensor(kernels, 'q8_0', [nRows, columns]);
+  const x = allocTensor(kernels, 'f32', [1, columns]);
+  const out = allocTensor(kernels, 'f32', [1, nRows]);
+  // Written once: the system backs pages that nobody wrote with one page of zeros.
+  kernels.write(bytesOf(weight), new Uint8Array(weight.buffer.sizeBytes).fill(1));
   return {
-    ...{ name: `f16 of ${d} dimensions`, keyForm: 'f16', dimension: d },
-    query: { query: make('f32', [1, rows, d]) },
-    page: () => ({ keys: make('f16', [1, pageLength, d]) }),
+    async read() {
+      kernels.linear(x, [{ weight, out }]);
+      await kernels.read(out);
+    },
+    free() {
+      for (const { buffer } of [weight, x, out]) kernels.free(buffer);
+    },
   };
-}
-
-export function median(values: readonly number[]): number {
-  const sorted = [...values].sort((a, b) => a - b);
-  const middle = sorted.length >> 1;
-  return sorted.length % 2 === 1 ? sorted[middle] : (sorted[middle - 1] + sorted[middle]) / 2;
 }

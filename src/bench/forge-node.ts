@@ -23,10 +23,12 @@ export interface ForgeOptions {
   headDim: number;
   dFeedForward: number;
   vocab: number;
-  /** Type of the matrices; one whose rows are no whole blocks of it is F16. */
+  /** Type of the matrices; one whose rows are no whole blocks of it is F16, in a mix as llama.cpp has it. */
   type: keyof typeof fileTypes;
   /** Type of the output matrix, or of the embedding where they are tied; default: `type` */
   outputType?: keyof typeof fileTypes;
+  /** With `type` Q4_K: llama.cpp's mix Q4_K_M, in which some matrices are Q6_K. */
+  mixed?: boolean;
   /** true: no `output.weight`, logits come from the embedding */
   tied: boolean;
   ropeTheta?: number;
@@ -42,20 +44,6 @@ export interface ForgeOptions {
   /** `bpe` needs a vocab of 257 or more, `spm` of 259; node-llama-cpp aborts on `none` */
   tokenizer: 'bpe' | 'spm' | 'none';
 }
-
-/** The shape of SmolLM2-135M, the usual size for benchmarks on a small machine. */
-export const smolLm2Shape = {
-  nLayers: 30,
-  dModel: 576,
-  nHeads: 9,
-  nKvHeads: 3,
-  headDim: 64,
-  dFeedForward: 1536,
-  vocab: 49152,
-  contextLength: 8192,
-  ropeTheta: 100_000,
-  tied: true,
-} as const;
 
 /** Writes the model to a file; a seed gives the same weights in every type, rounded to it. */
 export async function forgeGguf(path: string, options: ForgeOptions): Promise<void> {
@@ -137,7 +125,7 @@ function dModelOf(o: ForgeOptions): number {
  * the logits is three times as large: logits with a deviation of 3 are neither flat nor saturated.
  */
 function modelTensors(o: ForgeOptions): TensorToWrite[] {
-  const weights = new WeightPool(o.seed, o.type);
+  const weights = new WeightPool(o.seed, o.type, o.mixed ? blocksOf32 : {});
   const dModel = dModelOf(o);
   const dQuery = o.nHeads * o.headDim;
   const dKv = o.nKvHeads * o.headDim;
@@ -150,11 +138,12 @@ function modelTensors(o: ForgeOptions): TensorToWrite[] {
   ];
   for (let layer = 0; layer < o.nLayers; layer++) {
     const name = (part: string) => `blk.${layer}.${part}`;
+    const finer = o.mixed && hasMoreBits(layer, o.nLayers) ? 'Q6_K' : o.type;
     tensors.push(
       weights.norm(name('attn_norm'), dModel),
       weights.matrix(name('attn_q'), [dQuery, dModel]),
       weights.matrix(name('attn_k'), [dKv, dModel]),
-      weights.matrix(name('attn_v'), [dKv, dModel]),
+      weights.matrix(name('attn_v'), [dKv, dModel], undefined, finer),
       weights.matrix(name('attn_output'), [dModel, dQuery]),
       ...(o.architecture === 'qwen2'
         ? [
@@ -172,7 +161,7 @@ function modelTensors(o: ForgeOptions): TensorToWrite[] {
       weights.norm(name('ffn_norm'), dModel),
       weights.matrix(name('ffn_gate'), [o.dFeedForward, dModel]),
       weights.matrix(name('ffn_up'), [o.dFeedForward, dModel]),
-      weights.matrix(name('ffn_down'), [dModel, o.dFeedForward]),
+      weights.matrix(name('ffn_down'), [dModel, o.dFeedForward], undefined, finer),
     );
   }
   tensors.push(weights.norm('output_norm', dModel));
@@ -197,6 +186,19 @@ function vector(name: string, values: Float32Array): TensorToWrite {
 const pieceOfPlainTypes = dtypeBlocks.q8_0.elements;
 const chunkElements = 1 << 20;
 
+/** Layers whose values and second feed-forward matrices have more bits, from llama.cpp's `use_more_bits`. */
+function hasMoreBits(layer: number, nLayers: number): boolean {
+  const eighth = Math.floor(nLayers / 8);
+  const isOuter = layer < eighth || layer >= Math.floor((7 * nLayers) / 8);
+  return isOuter || (layer - eighth) % 3 === 2;
+}
+
+/** What llama.cpp takes for rows that are no whole blocks of 256. */
+const blocksOf32: Partial<Record<ForgeOptions['type'], ForgeOptions['type']>> = {
+  Q4_K: 'Q5_0',
+  Q6_K: 'Q8_0',
+};
+
 /**
  * Random weights, fast: drawing hundreds of millions of normals takes a minute, so a matrix is
  * put together from random pieces of a million of them, already encoded. Pieces are much shorter
@@ -205,12 +207,19 @@ const chunkElements = 1 << 20;
 class WeightPool {
   private readonly random: Random;
   private readonly type: ForgeOptions['type'];
+  private readonly instead: Partial<Record<ForgeOptions['type'], ForgeOptions['type']>>;
   private readonly normals = new Float32Array(1 << 20);
   private readonly pools = new Map<string, Uint8Array>();
 
-  constructor(seed: number, type: ForgeOptions['type']) {
+  /** @param instead types for rows that are no whole blocks of the wanted one; otherwise F16 */
+  constructor(
+    seed: number,
+    type: ForgeOptions['type'],
+    instead: Partial<Record<ForgeOptions['type'], ForgeOptions['type']>>,
+  ) {
     this.random = new Random(seed);
     this.type = type;
+    this.instead = instead;
     for (let i = 0; i < this.normals.length; i++) this.normals[i] = this.random.normal();
   }
 
@@ -235,7 +244,7 @@ class WeightPool {
   ): TensorToWrite {
     const [rows, columns] = shape;
     const isWhole = columns % dtypeBlocks[dtypeOf(wanted)].elements === 0;
-    const type = isWhole ? wanted : 'F16';
+    const type = isWhole ? wanted : (this.instead[wanted] ?? 'F16');
     const dtype = dtypeOf(type);
     const { random } = this;
     const pool = () => this.encodedPool(dtype, deviation);

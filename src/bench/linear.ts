@@ -2,6 +2,7 @@ import type { Kernels } from '../kernels/kernels.ts';
 import { allocTensor, tensor } from '../kernels/tensor.ts';
 import { tensorSizeBytes, type WeightDType } from '../math/dtype.ts';
 import { Random } from '../math/random.ts';
+import { undisturbed } from './timing.ts';
 
 export interface LinearRow {
   readonly dtype: WeightDType;
@@ -86,10 +87,4 @@ export async function linearSpeed(
     vectorGigabytes: undisturbed(vector),
     matrixGigaops: undisturbed(matrix),
   }));
-}
-
-/** The speed that one in 20 exceeds. */
-export function undisturbed(speeds: readonly number[]): number {
-  const sorted = [...speeds].sort((a, b) => b - a);
-  return sorted[Math.floor(sorted.length / 20)];
 }

@@ -1,49 +1,61 @@
 import { once } from 'node:events';
 import { Worker } from 'node:worker_threads';
-import { undisturbed } from './linear.ts';
 
-/** What each thread reads: more than caches hold. */
+/** What each thread reads in a round: more than caches hold. */
 const bytesPerThread = 96 << 20;
-/** Read and timed at once: long beside the clock, short beside a turn of the system's scheduler. */
-const sliceBytes = 4 << 20;
-const readForMs = 400;
+const rounds = 40;
 
-/** `indexOf` of a byte that is not there is C's memchr: it reads and does hardly anything else. */
+/**
+ * `indexOf` of a byte that is not there is C's memchr: it reads and does hardly anything else. The
+ * threads wait for each other before every round; the clock is the system's, the same for all.
+ */
 const workerBody = `
 const { parentPort, workerData } = require('node:worker_threads');
-const bytes = Buffer.alloc(workerData.bytes, 1);
-parentPort.on('message', (until) => {
-  const speeds = [];
-  for (let at = 0; Date.now() < until; at = (at + workerData.slice) % bytes.length) {
-    const slice = bytes.subarray(at, at + workerData.slice);
-    const began = performance.now();
-    slice.indexOf(0);
-    speeds.push(workerData.slice / (performance.now() - began) / 1e6);
-  }
-  parentPort.postMessage(speeds);
+const { bytesPerThread, threads, arrived } = workerData;
+const bytes = Buffer.alloc(bytesPerThread, 1);
+const times = Array.from(arrived, (_, round) => {
+  Atomics.add(arrived, round, 1);
+  while (Atomics.load(arrived, round) < threads);
+  const began = process.hrtime.bigint();
+  bytes.indexOf(0);
+  return [began, process.hrtime.bigint()];
 });
-parentPort.postMessage('ready');
+parentPort.postMessage(times);
 `;
 
 /**
- * Bytes that so many threads read from memory at once, in 10^9 a second: what a kernel that reads
- * every weight once can reach. Of each thread's slices the speed is taken that one in 20 exceeds:
- * the others had to share the machine.
+ * Bytes that so many threads read from memory together, in 10^9 a second: what a kernel that reads
+ * every weight once can reach. The best round counts, from the first start to the last end: in the
+ * others a thread had to share the machine.
  */
 export async function memoryReadSpeed(threads: number): Promise<number> {
-  const workerData = { bytes: bytesPerThread, slice: sliceBytes };
+  const arrived = new Int32Array(new SharedArrayBuffer(4 * rounds));
+  const workerData = { bytesPerThread, threads, arrived };
   const workers = Array.from(
     { length: threads },
     () => new Worker(workerBody, { eval: true, workerData }),
   );
   try {
-    await Promise.all(workers.map((worker) => once(worker, 'message')));
-    const answers = workers.map((worker) => once(worker, 'message'));
-    const until = Date.now() + readForMs;
-    for (const worker of workers) worker.postMessage(until);
-    const speeds = (await Promise.all(answers)) as [number[]][];
-    return speeds.reduce((sum, [ofThread]) => sum + undisturbed(ofThread), 0);
+    const answers = await Promise.all(workers.map((worker) => once(worker, 'message')));
+    return bestRound(
+      answers.map(([times]) => times as RoundTime[]),
+      bytesPerThread,
+    );
   } finally {
     await Promise.all(workers.map((worker) => worker.terminate()));
   }
+}
+
+/** When a thread began a round and when it was through, nanoseconds. */
+export type RoundTime = readonly [began: bigint, ended: bigint];
+
+/** @param times [threads][rounds] @returns 10^9 bytes a second of all threads in their best round */
+export function bestRound(times: readonly RoundTime[][], bytesOfThread: number): number {
+  const elapsed = times[0].map((_, round) => {
+    const begins = times.map((ofThread) => ofThread[round][0]);
+    const ends = times.map((ofThread) => ofThread[round][1]);
+    const first = begins.reduce((a, b) => (a < b ? a : b));
+    return Number(ends.reduce((a, b) => (a > b ? a : b)) - first);
+  });
+  return (times.length * bytesOfThread) / Math.min(...elapsed);
 }

@@ -1,7 +1,7 @@
 import { readFileSync } from 'node:fs';
 import { join } from 'node:path';
 import type { Command } from 'commander';
-import { attentionAtDepth } from '../bench/attention.ts';
+import { attentionAtDepths } from '../bench/attention.ts';
 import { compareCaches } from '../eval/agreement.ts';
 import type { GenerateStats } from '../generate/generate.ts';
 import { Session } from '../generate/session.ts';
@@ -188,7 +188,7 @@ async function printLongContext(model: Model): Promise<void> {
   console.log(
     `\nLonger: attention of one token over ${depth} positions, SmolLM2-135M shape (${shape.nLayers} layers), random keys:\n`,
   );
-  const rows = await attentionAtDepth(model.kernels, shape, methods, depth);
+  const rows = await attentionAtDepths(model.kernels, shape, methods, [depth]);
   const f16 = rows[0];
   for (const { method, bytes, attendMs } of rows) {
     console.log(

@@ -1,7 +1,7 @@
 import { join } from 'node:path';
 import { statSync } from 'node:fs';
 import { InvalidArgumentError, type Command } from 'commander';
-import { attentionAtDepth } from '../bench/attention.ts';
+import { attentionAtDepths } from '../bench/attention.ts';
 import { memoryReadSpeed } from '../bench/memory-speed-node.ts';
 import { openJournal } from '../eval/journal-node.ts';
 import { chartFiles, reportMarkdown } from '../eval/report/markdown.ts';
@@ -176,7 +176,7 @@ function instrumentsOf({ kernels }: Model): Instruments {
   return {
     plannedBytes: async (spec, layers, positions) =>
       (await plannedBytes(spec, layers, positions)).total,
-    attentionMs: (shape, specs, depth) => attentionAtDepth(kernels, shape, specs, depth),
+    attentionMs: (shape, specs, depth) => attentionAtDepths(kernels, shape, specs, [depth]),
     memoryGigabytes: () => memoryReadSpeed(kernels.threads),
     runPython: async (code, options) =>
       (await import('../eval/python-node.ts')).runPython(code, options),

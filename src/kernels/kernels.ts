@@ -19,7 +19,7 @@ import type { DType } from '../math/dtype.ts';
 
 export type BackendName = 'reference' | 'wasm' | 'native' | 'webgpu';
 /** What the native backend is compiled for, best first; `baseline` runs on every machine. */
-export type InstructionSet = 'avx512' | 'avx2' | 'baseline';
+export type InstructionSet = 'avx512' | 'avx2' | 'neon' | 'baseline';
 /** The best that works here, or one that has to. */
 export type BackendChoice = 'auto' | BackendName | `native-${InstructionSet}`;
 

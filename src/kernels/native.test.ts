@@ -43,7 +43,10 @@ for (const [instructionSet, runsHere] of sets) {
 describe.runIf(sets.length > 0)('native: starting and stopping', () => {
   it('takes the best instruction set that runs here, and says which', () => {
     const kernels = createNativeKernels({ threads: 2 });
-    const labels = { avx512: 'AVX-512 VNNI', avx2: 'AVX2', baseline: 'baseline|NEON' };
+    const labels: Record<InstructionSet, string> = {
+      ...{ avx512: 'AVX-512 VNNI', avx2: 'AVX2', neon: 'NEON with dot products' },
+      baseline: 'baseline|NEON',
+    };
     const best = sets.find(([, runsHere]) => runsHere)?.[0] ?? 'baseline';
     expect(kernels.description).toMatch(new RegExp(`^native: (${labels[best]}), 2 threads$`));
     expect(kernels.threads).toBe(2);

@@ -18,6 +18,7 @@ export interface NativeOptions {
 const labels: Record<InstructionSet, string> = {
   avx512: 'AVX-512 VNNI',
   avx2: 'AVX2',
+  neon: 'NEON with dot products',
   baseline: process.arch === 'arm64' ? 'NEON' : 'baseline',
 };
 

@@ -11,6 +11,7 @@ export const backendChoices = [
   'native',
   'native-avx512',
   'native-avx2',
+  'native-neon',
   'native-baseline',
   'wasm',
   'reference',
@@ -37,6 +38,7 @@ export async function createKernels(
       return createNativeKernels(options);
     case 'native-avx512':
     case 'native-avx2':
+    case 'native-neon':
     case 'native-baseline':
       return createNativeKernels({
         ...options,
