@@ -290,7 +290,7 @@ describe('exercises', () => {
   });
 
   test.each([
-    [['nothing'], {}, 'usage', /task "nothing" is unknown; there are perplexity, passkey/],
+    [['nothing'], {}, 'usage', /task "nothing" is unknown; there are perplexity, gsm8k/],
     [['kv-recall'], { set: { hops: 2 } }, 'usage', /heeds set.hops; what they heed: set.pairs/],
     [['kv-recall'], { depths: [1] }, 'usage', /heeds depths/],
     [['kv-recall'], { context: 64 }, 'usage', /heeds context/],

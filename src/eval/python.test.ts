@@ -167,8 +167,6 @@ got = opener(${path(secret)}).read()`,
 os.symlink(${path(secret)}, "/tmp/link")
 got = open("/tmp/link").read()`,
       'spawn by posix': 'import os; got = os.posix_spawn("/bin/id", ["id"], {})',
-      'spawn by _posixsubprocess': `import _posixsubprocess
-got = _posixsubprocess.fork_exec()`,
       'start a process': `import multiprocessing
 got = multiprocessing.Process(target=print).start()`,
       'take a pseudo-terminal': 'import pty; got = pty.spawn("id")',
@@ -178,7 +176,6 @@ got = multiprocessing.Process(target=print).start()`,
       'import a module of Node':
         'from pyodide.code import run_js; got = run_js("import(\'node:fs\')")',
       'start a worker': 'import js; got = js.Worker.new("data:,0")',
-      'install a package': 'import micropip; got = micropip.install("x")',
       'compile Python': `got = eval(compile('open(' + repr(${path(secret)}) + ')', 'x', 'eval'))`,
     };
     const code = `
