@@ -31,6 +31,17 @@ export interface LayerStatistics {
   readonly valueCosts: Float32Array;
 }
 
+/** Statistics with costs for caches that keep the newest positions exact, and for those that keep none. */
+export interface CollectedStatistics extends LayerStatistics {
+  /** as `queries`, where no position is exact */
+  readonly bareQueries: Float32Array;
+  /** as `valueCosts`, where no position is exact */
+  readonly bareValueCosts: Float32Array;
+}
+
+/** Caches whose window is shorter are served as if they had none. */
+const leastWindow = 32;
+
 /**
  * What was fitted for one model. Each field beyond the first two is a part that methods may ask for;
  * src/model/adapter-file.ts keeps them in a file.
@@ -42,32 +53,43 @@ export interface Adapter {
   readonly text: string;
   readonly temperatures: readonly TemperatureFit[];
   /** by layer */
-  readonly statistics?: readonly LayerStatistics[];
+  readonly statistics?: readonly CollectedStatistics[];
   /** of `h1b`; names differ */
   readonly finetuned?: readonly Finetuned[];
 }
 
-/** @throws KvError "shape" if statistics were collected for other layers */
+/**
+ * The adapter's statistics, with the costs of a cache whose newest `window` positions are exact.
+ * @throws KvError "shape" if they were collected for other layers
+ */
 export function statisticsOf(
   adapter: Adapter | undefined,
   shapes: readonly LayerShape[],
+  window: number,
 ): readonly LayerStatistics[] | undefined {
   const statistics = adapter?.statistics;
   if (!statistics) return undefined;
   const fits =
     statistics.length === shapes.length &&
     shapes.every(({ nKvHeads, headDimK, headDimV }, i) => {
-      const { keyMean, valueMean, keys, queries, valueCosts } = statistics[i];
+      const { keyMean, valueMean, keys, ...costs } = statistics[i];
       const square = nKvHeads * headDimK * headDimK;
       return (
         keyMean.length === nKvHeads * headDimK &&
         valueMean.length === nKvHeads * headDimV &&
         keys.length === square &&
-        queries.length === square &&
-        valueCosts.length === nKvHeads
+        [costs.queries, costs.bareQueries].every((moments) => moments.length === square) &&
+        [costs.valueCosts, costs.bareValueCosts].every((of) => of.length === nKvHeads)
       );
     });
-  if (fits) return statistics;
+  if (fits && window >= leastWindow) return statistics;
+  if (fits) {
+    return statistics.map((layer) => ({
+      ...layer,
+      queries: layer.bareQueries,
+      valueCosts: layer.bareValueCosts,
+    }));
+  }
   throw new KvError(
     'shape',
     'adapter: its statistics are for other layers than the model has. Run h1bkv calibrate again.',

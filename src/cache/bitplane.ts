@@ -61,7 +61,7 @@ export const create: CacheMethod['create'] = (spec, shapes, kernels, adapter) =>
     alloc === 'auto' ? 'least-squares' : 'unbiased',
     ['unbiased', 'least-squares'],
   );
-  const known = statisticsOf(adapter, shapes);
+  const known = statisticsOf(adapter, shapes, window);
   const source = choiceSetting(spec, 'source', known ? 'adapter' : 'first', ['adapter', 'first']);
   const learns = alloc === 'auto' || centre === 'static';
   if (learns && source === 'adapter' && !known) {

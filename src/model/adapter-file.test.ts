@@ -28,6 +28,8 @@ const adapter: Adapter = {
     keys: numbers(heads * 16),
     queries: numbers(heads * 16),
     valueCosts: numbers(heads),
+    bareQueries: numbers(heads * 16),
+    bareValueCosts: numbers(heads),
   })),
 };
 const whole = adapterBytes(adapter);

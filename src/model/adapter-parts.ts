@@ -1,5 +1,5 @@
 /** What the parts of an adapter look like in its file: which tensors hold which of its fields. */
-import type { Adapter, LayerStatistics, TemperatureFit } from '../cache/adapter.ts';
+import type { Adapter, CollectedStatistics, TemperatureFit } from '../cache/adapter.ts';
 import type { Finetuned, FinetunedLayer } from '../cache/finetuned.ts';
 import { KvError } from '../errors/errors.ts';
 import type { NumberTensor } from '../format/safetensors-write.ts';
@@ -98,17 +98,19 @@ const temperatures: AdapterPart = {
   },
 };
 
-/** Shapes of `LayerStatistics`, with h KV heads and keys and values of k and v dimensions. */
+/** Shapes of `CollectedStatistics`, with h KV heads and keys and values of k and v dimensions. */
 const statisticsShapes: Readonly<
-  Record<keyof LayerStatistics, (h: number, k: number, v: number) => number[]>
+  Record<keyof CollectedStatistics, (h: number, k: number, v: number) => number[]>
 > = {
   keyMean: (h, k) => [h, k],
   valueMean: (h, _, v) => [h, v],
   keys: (h, k) => [h, k, k],
   queries: (h, k) => [h, k, k],
   valueCosts: (h) => [h],
+  bareQueries: (h, k) => [h, k, k],
+  bareValueCosts: (h) => [h],
 };
-const statisticsFields = Object.keys(statisticsShapes) as (keyof LayerStatistics)[];
+const statisticsFields = Object.keys(statisticsShapes) as (keyof CollectedStatistics)[];
 
 /** `statistics.<layer>.<field>` */
 const statistics: AdapterPart = {
@@ -125,10 +127,10 @@ const statistics: AdapterPart = {
   },
   read(file) {
     const layers = file.matches('statistics.*.keyMean').map((_, i) => {
-      const take = (field: keyof LayerStatistics) =>
+      const take = (field: keyof CollectedStatistics) =>
         file.take(`statistics.${i}.${field}`, statisticsShapes[field](1, 1, 1).length);
       const taken = statisticsFields.map((field) => [field, take(field)] as const);
-      return Object.fromEntries(taken) as unknown as LayerStatistics;
+      return Object.fromEntries(taken) as unknown as CollectedStatistics;
     });
     return layers.length > 0 ? { statistics: layers } : {};
   },

@@ -65,6 +65,8 @@ class Probe {
   private readonly kernels: Kernels;
   /** [bits][layer][head] */
   private readonly curves: LossCurve[][][];
+  /** [bits], made when they are needed */
+  private readonly losses: Losses[] = [];
   private keys: Tensor | undefined;
 
   constructor(
@@ -88,9 +90,11 @@ class Probe {
     const { keys } = this;
     ensure(keys !== undefined, 'usage', () => 'calibrate: attend came before append.');
     const exact = this.scores(layer, q, keys);
+    toWeights(exact);
     this.bits.forEach((bits, i) => {
       const raw = this.scores(layer, q, keys, bits);
-      this.curves[i][layer].forEach((curve, head) => addLosses(curve, exact, raw, head, bits));
+      const losses = (this.losses[i] ??= new Losses(bits));
+      this.curves[i][layer].forEach((curve, head) => losses.add(curve, exact, raw, head));
     });
   }
 
@@ -152,39 +156,62 @@ interface ScoreTable {
   readonly logits: Float32Array;
 }
 
-/**
- * Adds KL(p || softmax(raw / (b T))) of every query of a head to the curve, less the entropy of p,
- * which no T changes: logsumexp(s / T) - sum_j p_j s_j / T with s = raw / b.
- */
-function addLosses(
-  curve: LossCurve,
-  exact: ScoreTable,
-  raw: ScoreTable,
-  head: number,
-  bits: number,
-): void {
-  const { n } = exact;
-  for (let i = 1; i < n; i++) {
-    const start = (head * n + i) * n;
-    const logits = exact.logits.subarray(start, start + i + 1);
-    const sketch = raw.logits.subarray(start, start + i + 1);
-    const max = logits.reduce((m, x) => Math.max(m, x), -Infinity);
+/** Logits become softmax weights, row by row. */
+function toWeights({ n, logits }: ScoreTable): void {
+  for (let start = 0, row = 0; start < logits.length; start += n, row++) {
+    const own = logits.subarray(start, start + (row % n) + 1);
+    let max = -Infinity;
+    for (const x of own) if (x > max) max = x;
     let total = 0;
-    let expected = 0;
-    let top = -Infinity;
-    for (let j = 0; j <= i; j++) {
-      const p = Math.exp(logits[j] - max);
-      total += p;
-      expected += p * sketch[j];
-      if (sketch[j] > top) top = sketch[j];
-    }
-    expected /= total;
-    candidates.forEach((t, c) => {
-      const beta = 1 / (bits * t);
-      let mass = 0;
-      for (let j = 0; j <= i; j++) mass += Math.exp(beta * (sketch[j] - top));
-      curve[c] += Math.log(mass) + beta * (top - expected);
+    for (let j = 0; j < own.length; j++) total += own[j] = Math.exp(own[j] - max);
+    for (let j = 0; j < own.length; j++) own[j] /= total;
+  }
+}
+
+/** Losses at one sketch width. Scores of sketches are integers: their exponentials come from a table. */
+class Losses {
+  /** exp(-2 k / (b T)) for the k-th step below the best score, [candidates, b + 1] */
+  private readonly powers: Float64Array;
+  /** how many positions of a row are k steps below its best, [b + 1]; zero between calls */
+  private readonly counts: Int32Array;
+
+  constructor(private readonly bits: number) {
+    this.counts = new Int32Array(bits + 1);
+    this.powers = Float64Array.from({ length: candidates.length * (bits + 1) }, (_, at) => {
+      const t = candidates[Math.floor(at / (bits + 1))];
+      return Math.exp((-2 * (at % (bits + 1))) / (bits * t));
     });
+  }
+
+  /**
+   * Adds KL(p || softmax(raw / (b T))) of every query of a head to the curve, less the entropy of p,
+   * which no T changes: logsumexp(s / T) - sum_j p_j s_j / T with s = raw / b.
+   * @param weights p; row i is defined up to column i, as that of raw
+   */
+  add(curve: LossCurve, weights: ScoreTable, raw: ScoreTable, head: number): void {
+    const { bits, counts, powers } = this;
+    const { n } = weights;
+    const steps = new Int32Array(n);
+    for (let i = 1; i < n; i++) {
+      const start = (head * n + i) * n;
+      let [top, expected] = [-Infinity, 0];
+      for (let j = start; j <= start + i; j++) {
+        expected += weights.logits[j] * raw.logits[j];
+        if (raw.logits[j] > top) top = raw.logits[j];
+      }
+      let distinct = 0;
+      for (let j = start; j <= start + i; j++) {
+        const step = (top - raw.logits[j]) / 2;
+        if (counts[step]++ === 0) steps[distinct++] = step;
+      }
+      for (let c = 0; c < candidates.length; c++) {
+        let mass = 0;
+        const row = c * (bits + 1);
+        for (let k = 0; k < distinct; k++) mass += counts[steps[k]] * powers[row + steps[k]];
+        curve[c] += Math.log(mass) + (top - expected) / (bits * candidates[c]);
+      }
+      for (let k = 0; k < distinct; k++) counts[steps[k]] = 0;
+    }
   }
 }
 

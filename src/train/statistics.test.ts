@@ -2,13 +2,16 @@ import { expect, test } from 'vitest';
 import { Random } from '../math/random.ts';
 import { errorCosts } from './statistics.ts';
 
-test('costs of errors are what small random errors do to the output', () => {
+test.each<[string, (age: number, j: number) => boolean]>([
+  ['windowed', (age, j) => j >= 4 && age >= 64],
+  ['bare', () => true],
+])('%s costs of errors are what small random errors do to the output', (kind, isCodedAt) => {
   const random = new Random(5);
   const [positions, d] = [200, 4];
   const normals = () => Float32Array.from({ length: d }, () => random.normal());
   const values = Array.from({ length: positions }, normals);
   const logits = values.map(() => 2 * random.normal());
-  const isCoded = (j: number) => j >= 4 && positions - 1 - j >= 64;
+  const isCoded = (j: number) => isCodedAt(positions - 1 - j, j);
   /** Output and weights, with errors of this size in scores, in values. */
   const attend = (inScores: number, inValues: number) => {
     const weights = Float64Array.from(logits, (logit, j) =>
@@ -24,7 +27,8 @@ test('costs of errors are what small random errors do to the output', () => {
     return { weights, out };
   };
   const exact = attend(0, 0);
-  const costs = errorCosts(exact.weights, values, exact.out);
+  const flat = Float32Array.from(values.flatMap((value) => [...value]));
+  const costs = errorCosts(exact.weights, flat, exact.out)[kind as 'windowed' | 'bare'];
   const size = 0.01;
   const measured = (inScores: number, inValues: number) => {
     const draws = 2000;

@@ -1,7 +1,6 @@
-import type { LayerStatistics } from '../cache/adapter.ts';
+import type { CollectedStatistics } from '../cache/adapter.ts';
 import type { LayerShape } from '../cache/cache.ts';
 import { addMoments } from '../cache/moments.ts';
-import { attendRows } from '../cache/plain-attention.ts';
 import { ensure } from '../errors/errors.ts';
 import { defaultChunkSize } from '../generate/generate.ts';
 import type { Tensor } from '../kernels/kernels.ts';
@@ -20,6 +19,11 @@ const queryStride = 16;
 const [exactNewest, exactFirst] = [64, 4];
 /** Weights below this add nothing that counts to sums of their squares. */
 const leastWeight = 1e-6;
+/**
+ * Without a window a few queries that look at one neighbour cost so much that they would decide alone, and
+ * what they cost is overstated: errors there are too large for the first order. Of 0 to 1, about the best.
+ */
+const bareSteepness = 0.25;
 /** How much errors at such positions count all the same: heads that look nowhere else need a basis too. */
 const exactShare = 1e-4;
 
@@ -30,7 +34,8 @@ const exactShare = 1e-4;
  *
  * A query with weights p and output o = sum p_j v_j, whose scores have errors e_j, gets an output that
  * is off by sum p_j e_j (v_j - o). So its squared scores count by sum p_j^2 |v_j - o|^2 over positions
- * that will not be exact, and values by sum p_j^2, both relative to the mean |v|^2 of the layer. Holds
+ * that will not be exact, and values by sum p_j^2, both relative to the mean |v|^2 of the layer: once for
+ * a cache that keeps the newest and the first positions, once for one that keeps none (`bare`). Holds
  * keys and values of one window in f32.
  * @throws KvError "usage" if the text has fewer than 64 tokens
  */
@@ -38,7 +43,7 @@ export async function collectStatistics(
   model: Model,
   ids: Int32Array,
   { window = 4096, onProgress }: StatisticsOptions = {},
-): Promise<LayerStatistics[]> {
+): Promise<CollectedStatistics[]> {
   ensure(
     ids.length >= 64,
     'usage',
@@ -74,26 +79,118 @@ export async function collectStatistics(
   return sums.map((layer) => layer.statistics());
 }
 
+/** What independent errors of variance 1 do to the squared output of a query, on average. */
+export interface Costs {
+  /** of errors in its scores: sum p_j^2 |v_j - o|^2 */
+  scores: number;
+  /** of errors in values, per channel: sum p_j^2 */
+  values: number;
+}
+
 /**
- * What independent errors of variance 1 do to the squared output of a query, on average.
- * @param weights p of the positions that it sees, itself the last
- * @param out     their sum of p_j v_j
- * @returns of errors in its scores: sum p_j^2 |v_j - out|^2; in values, per channel: sum p_j^2
+ * Costs where the newest and the first positions are exact, and where none is.
+ * @param weights p of the positions that a query sees, itself the last, [positions]
+ * @param values  of these positions, [positions, headDimV]; there may be more behind them
+ * @param out     o, their sum of p_j v_j, [headDimV]
  */
 export function errorCosts(
   weights: Float64Array,
-  values: readonly Float32Array[],
+  values: Float32Array,
   out: Float32Array,
-): { scores: number; values: number } {
-  const costs = { scores: 0, values: 0 };
-  weights.forEach((p, j) => {
-    if (p < leastWeight) return;
-    const isExact = j < exactFirst || weights.length - 1 - j < exactNewest;
-    const squared = p * p * (isExact ? exactShare : 1);
-    costs.values += squared;
-    costs.scores += squared * values[j].reduce((sum, x, c) => sum + (x - out[c]) ** 2, 0);
-  });
-  return costs;
+): { windowed: Costs; bare: Costs } {
+  const windowed = { scores: 0, values: 0 };
+  const bare = { scores: 0, values: 0 };
+  const last = weights.length - 1;
+  for (let j = 0; j <= last; j++) {
+    const p = weights[j];
+    if (p < leastWeight) continue;
+    let distance = 0;
+    for (let c = 0, at = j * out.length; c < out.length; c++) {
+      distance += (values[at + c] - out[c]) ** 2;
+    }
+    const isExact = j < exactFirst || last - j < exactNewest;
+    const share = p * p * (isExact ? exactShare : 1);
+    windowed.scores += share * distance;
+    windowed.values += share;
+    bare.scores += p * p * distance;
+    bare.values += p * p;
+  }
+  return { windowed, bare };
+}
+
+/** Rows of one KV head in a window, in one piece. */
+class Rows {
+  private held = new Float32Array();
+  private used = 0;
+
+  constructor(private readonly width: number) {}
+
+  clear(): void {
+    this.used = 0;
+  }
+
+  get count(): number {
+    return this.used / this.width;
+  }
+
+  /** [count, width]; there may be room behind it */
+  get numbers(): Float32Array {
+    return this.held;
+  }
+
+  push(row: Float32Array): void {
+    if (this.used + this.width > this.held.length) {
+      const more = new Float32Array(Math.max(64 * this.width, 2 * this.held.length));
+      more.set(this.held);
+      this.held = more;
+    }
+    this.held.set(row, this.used);
+    this.used += this.width;
+  }
+}
+
+/**
+ * Running sums over queries, by KV head: second moments weighted by what errors cost, and costs. A query
+ * of cost w counts by w^steepness, and all queries of a KV head together by the sum of w.
+ */
+class CostSums {
+  private readonly moments: Float64Array;
+  private readonly weights: Float64Array;
+  private readonly scores: Float64Array;
+  private readonly values: Float64Array;
+
+  constructor(
+    nKvHeads: number,
+    private readonly d: number,
+    private readonly steepness: number,
+  ) {
+    this.moments = new Float64Array(nKvHeads * d * d);
+    this.weights = new Float64Array(nKvHeads);
+    this.scores = new Float64Array(nKvHeads);
+    this.values = new Float64Array(nKvHeads);
+  }
+
+  add(kvHead: number, query: Float32Array, costs: Costs): void {
+    const square = this.d * this.d;
+    const moments = this.moments.subarray(kvHead * square, (kvHead + 1) * square);
+    const weight = costs.scores ** this.steepness;
+    const root = Math.sqrt(weight);
+    const weighted = query.map((x) => x * root);
+    addMoments(moments, weighted, this.d, 1, 1);
+    this.weights[kvHead] += weight;
+    this.scores[kvHead] += costs.scores;
+    this.values[kvHead] += costs.values;
+  }
+
+  /** @param asked queries per KV head @param spread what costs of scores are relative to */
+  means(asked: number, spread: number): { queries: Float32Array; values: Float32Array } {
+    const square = this.d * this.d;
+    const queries = Float32Array.from(this.moments, (sum, at) => {
+      const head = Math.floor(at / square);
+      return (sum * this.scores[head]) / ((this.weights[head] || 1) * asked * spread);
+    });
+    return { queries, values: Float32Array.from(this.values, (sum) => sum / asked) };
+  }
 }
 
 /** Running sums of one layer, in f64. */
@@ -105,23 +202,29 @@ class LayerSums {
   private readonly keys: Float64Array;
   private readonly values: Float64Array;
   private readonly keyMoments: Float64Array;
-  private readonly queryMoments: Float64Array;
-  /** sum of p^2, by KV head */
-  private readonly valueWeights: Float64Array;
-  /** of this window, by KV head and position */
-  private rows: { keys: Float32Array[]; values: Float32Array[] }[] = [];
+  private readonly windowed: CostSums;
+  private readonly bare: CostSums;
+  /** of this window, by KV head */
+  private readonly rows: readonly { keys: Rows; values: Rows }[];
 
   constructor(private readonly shape: LayerShape) {
     const { nKvHeads, headDimK, headDimV } = shape;
     this.keys = new Float64Array(nKvHeads * headDimK);
     this.values = new Float64Array(nKvHeads * headDimV);
     this.keyMoments = new Float64Array(nKvHeads * headDimK * headDimK);
-    this.queryMoments = new Float64Array(nKvHeads * headDimK * headDimK);
-    this.valueWeights = new Float64Array(nKvHeads);
+    this.windowed = new CostSums(nKvHeads, headDimK, 1);
+    this.bare = new CostSums(nKvHeads, headDimK, bareSteepness);
+    this.rows = Array.from({ length: nKvHeads }, () => ({
+      keys: new Rows(headDimK),
+      values: new Rows(headDimV),
+    }));
   }
 
   startWindow(): void {
-    this.rows = Array.from({ length: this.shape.nKvHeads }, () => ({ keys: [], values: [] }));
+    for (const { keys, values } of this.rows) {
+      keys.clear();
+      values.clear();
+    }
   }
 
   addKeys(k: Float32Array, v: Float32Array): void {
@@ -134,8 +237,8 @@ class LayerSums {
     addMoments(this.keyMoments, k, headDimK, nKvHeads, nKvHeads);
     for (let row = 0; row < count * nKvHeads; row++) {
       const { keys, values } = this.rows[row % nKvHeads];
-      keys.push(k.slice(row * headDimK, (row + 1) * headDimK));
-      values.push(v.slice(row * headDimV, (row + 1) * headDimV));
+      keys.push(k.subarray(row * headDimK, (row + 1) * headDimK));
+      values.push(v.subarray(row * headDimV, (row + 1) * headDimV));
     }
   }
 
@@ -143,7 +246,7 @@ class LayerSums {
   addQueries(q: Float32Array): void {
     const { nHeads, headDimK } = this.shape;
     const n = q.length / (nHeads * headDimK);
-    const start = this.rows[0].keys.length - n;
+    const start = this.rows[0].keys.count - n;
     for (let i = 0; i < n; i++) {
       if ((start + i) % queryStride !== 0) continue;
       for (let head = 0; head < nHeads; head++) {
@@ -155,19 +258,17 @@ class LayerSums {
   }
 
   private addQuery(head: number, query: Float32Array, position: number): void {
-    const { nHeads, nKvHeads, headDimK: d, headDimV, scale } = this.shape;
-    const group = Math.floor((head * nKvHeads) / nHeads);
-    const keys = this.rows[group].keys.slice(0, position + 1);
-    const { values } = this.rows[group];
+    const { nHeads, nKvHeads, headDimV, scale } = this.shape;
+    const kvHead = Math.floor((head * nKvHeads) / nHeads);
+    const { keys, values } = this.rows[kvHead];
     const out = new Float32Array(headDimV);
-    const weights = attendRows(query, keys, values.slice(0, position + 1), scale, out);
-    const { scores: cost, values: valueWeight } = errorCosts(weights, values, out);
-    this.valueWeights[group] += valueWeight;
-    const weighted = query.map((x) => x * Math.sqrt(cost));
-    addMoments(this.queryMoments.subarray(group * d * d, (group + 1) * d * d), weighted, d, 1, 1);
+    const weights = attendFlat(query, keys.numbers, values.numbers, position + 1, scale, out);
+    const costs = errorCosts(weights, values.numbers, out);
+    this.windowed.add(kvHead, query, costs.windowed);
+    this.bare.add(kvHead, query, costs.bare);
   }
 
-  statistics(): LayerStatistics {
+  statistics(): CollectedStatistics {
     const { headDimK: d, nHeads, nKvHeads } = this.shape;
     const mean = (sums: Float64Array) => Float32Array.from(sums, (sum) => sum / this.positions);
     const [keyMean, valueMean] = [mean(this.keys), mean(this.values)];
@@ -179,8 +280,50 @@ class LayerSums {
     const spread =
       (this.squares / this.positions - valueMean.reduce((sum, x) => sum + x * x, 0)) / nKvHeads;
     const asked = (this.queries * nHeads) / nKvHeads;
-    const queries = Float32Array.from(this.queryMoments, (sum) => sum / (asked * (spread || 1)));
-    const valueCosts = Float32Array.from(this.valueWeights, (sum) => sum / asked);
-    return { keyMean, valueMean, keys, queries, valueCosts };
+    const [windowed, bare] = [this.windowed, this.bare].map((sums) =>
+      sums.means(asked, spread || 1),
+    );
+    return {
+      keyMean,
+      valueMean,
+      keys,
+      queries: windowed.queries,
+      valueCosts: windowed.values,
+      bareQueries: bare.queries,
+      bareValueCosts: bare.values,
+    };
   }
+}
+
+/**
+ * Attention of one query, in f64.
+ * @param keys   [count, headDimK], and values [count, headDimV], or more of them
+ * @param out    f32 [headDimV], overwritten
+ * @returns the weights, f64 [count]
+ */
+function attendFlat(
+  q: Float32Array,
+  keys: Float32Array,
+  values: Float32Array,
+  count: number,
+  scale: number,
+  out: Float32Array,
+): Float64Array {
+  const weights = new Float64Array(count);
+  let max = -Infinity;
+  for (let j = 0; j < count; j++) {
+    let sum = 0;
+    for (let c = 0, at = j * q.length; c < q.length; c++) sum += q[c] * keys[at + c];
+    weights[j] = scale * sum;
+    if (weights[j] > max) max = weights[j];
+  }
+  let total = 0;
+  for (let j = 0; j < count; j++) total += weights[j] = Math.exp(weights[j] - max);
+  const sums = new Float64Array(out.length);
+  for (let j = 0; j < count; j++) {
+    const p = (weights[j] /= total);
+    for (let c = 0, at = j * sums.length; c < sums.length; c++) sums[c] += p * values[at + c];
+  }
+  out.set(sums);
+  return weights;
 }
