@@ -233,7 +233,17 @@ describe.skipIf(!isBuilt)('h1bkv', () => {
     const text = join(folder, 'books.txt');
     writeFileSync(text, 'the cat sat on the mat and the rat sat on the hat; '.repeat(60));
     const args = ['finetune', '--model', model, '--text', text, '--bits', '32', '--window', '16'];
-    args.push('--batch', '1', '--held-out', '1', '--evaluate-every', '1', '--json');
+    args.push(
+      '--batch',
+      '1',
+      '--held-out',
+      '1',
+      '--evaluate-every',
+      '1',
+      '--threads',
+      '1',
+      '--json',
+    );
     const { code, out } = run([...args, '--steps', '2']);
     expect(code).toBe(0);
     const report = JSON.parse(out) as { file: string; log: string; checkpoint: string };

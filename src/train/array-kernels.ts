@@ -1,8 +1,7 @@
 import type { Kernels, RopeStyle, Tensor } from '../kernels/kernels.ts';
-import { allocTensor, tensor } from '../kernels/tensor.ts';
+import { allocTensor, bytesOf, tensor } from '../kernels/tensor.ts';
 import { dequantize } from '../math/blocks.ts';
 import { elementCount, tensorSizeBytes, type DType } from '../math/dtype.ts';
-import { bytesOf } from '../kernels/tensor.ts';
 
 /**
  * The engine's kernels over arrays of TypeScript. Each call copies in and out, which costs little
