@@ -1,3 +1,6 @@
+import { spawnSync } from 'node:child_process';
+import { existsSync, mkdirSync } from 'node:fs';
+import { join } from 'node:path';
 import type { Command } from 'commander';
 import { KvError } from '../errors/errors.ts';
 import { chooseRunnable, compare, defaultSpecs, type LeftOut } from '../eval/compare.ts';
@@ -7,12 +10,13 @@ import { runIdentity } from '../eval/evaluate.ts';
 import { openJournal } from '../eval/journal-node.ts';
 import type { TaskContext } from '../eval/task.ts';
 import { windowsOf } from '../eval/windows.ts';
-import { calledAs, source, writeDocuments } from './documents.ts';
+import { writeFileAtomically } from '../format/file-node.ts';
 import { machine } from './machine.ts';
 import {
   addModelFlags,
   collectSpecs,
   loadFromFlags,
+  packageRoot,
   packageVersion,
   progressLine,
   wholeNumber,
@@ -99,7 +103,7 @@ async function run(flags: CompareFlags): Promise<void> {
     const provenance: Provenance = {
       model: model.name,
       hash: model.hash,
-      command: calledAs(),
+      command: ['h1bkv', ...process.argv.slice(2).map(quoted)].join(' '),
       version,
       ...(commit !== undefined && { commit }),
       machine: machine(),
@@ -109,7 +113,7 @@ async function run(flags: CompareFlags): Promise<void> {
     };
     const json = JSON.stringify({ ...provenance, seeds, ...comparison }, null, 2);
     if (flags.out !== undefined) {
-      await writeDocuments('compare', flags.out, {
+      await writeDocuments(flags.out, {
         'compare.json': `${json}\n`,
         'compare.md': comparisonMarkdown(comparison, provenance),
         'compare.html': comparisonHtml(comparison, provenance),
@@ -136,4 +140,35 @@ function expectAny(specs: readonly string[], leftOut: readonly LeftOut[]): void 
     'usage',
     `compare: no method of this call can run. ${leftOut[0]?.reason ?? ''}`,
   );
+}
+
+/** The commit that the program was built from, where its folder is a repository. */
+function source(): { commit?: string } {
+  if (!existsSync(join(packageRoot(), '.git'))) return {};
+  const args = ['-C', packageRoot(), 'describe', '--always', '--dirty'];
+  const { status, stdout } = spawnSync('git', args, { encoding: 'utf8' });
+  return status === 0 ? { commit: stdout.trim() } : {};
+}
+
+/** An argument as a shell takes it. */
+function quoted(argument: string): string {
+  return /^[\w./:=,@+-]+$/.test(argument) ? argument : `'${argument.replaceAll("'", "'\\''")}'`;
+}
+
+/** Each file whole or not at all. */
+async function writeDocuments(
+  folder: string,
+  files: Readonly<Record<string, string>>,
+): Promise<void> {
+  try {
+    mkdirSync(folder, { recursive: true });
+  } catch (cause) {
+    throw new KvError('io', `compare: ${folder} cannot be a folder. Name another with --out.`, {
+      cause,
+    });
+  }
+  for (const [name, text] of Object.entries(files)) {
+    const bytes = new TextEncoder().encode(text);
+    await writeFileAtomically(join(folder, name), (sink) => sink.write(bytes));
+  }
 }
