@@ -174,7 +174,13 @@ export const section: Section<'ablations'> = {
           })),
         };
       }),
-      ...leftOut.map(({ method, reason }) => text(`Left out: ${method}. ${reason}`)),
+      ...(leftOut.length > 0
+        ? [
+            text(
+              `Left out: ${leftOut.map(({ method }) => method).join(' ')}. The first, because: ${leftOut[0].reason}`,
+            ),
+          ]
+        : []),
     ];
   },
 };
