@@ -1,9 +1,11 @@
 import { once } from 'node:events';
 import { Worker } from 'node:worker_threads';
 
-/** What each thread reads in a round: more than caches hold. */
+/** What each thread reads before it reads anything again: more than caches hold. */
 const bytesPerThread = 96 << 20;
-const rounds = 40;
+/** Of it in a round: long beside the clock, short beside a turn of the system's scheduler. */
+const bytesPerRound = 8 << 20;
+const rounds = 1000;
 
 /**
  * `indexOf` of a byte that is not there is C's memchr: it reads and does hardly anything else. The
@@ -11,13 +13,15 @@ const rounds = 40;
  */
 const workerBody = `
 const { parentPort, workerData } = require('node:worker_threads');
-const { bytesPerThread, threads, arrived } = workerData;
+const { bytesPerThread, bytesPerRound, threads, arrived } = workerData;
 const bytes = Buffer.alloc(bytesPerThread, 1);
 const times = Array.from(arrived, (_, round) => {
+  const from = (round * bytesPerRound) % bytesPerThread;
+  const slice = bytes.subarray(from, from + bytesPerRound);
   Atomics.add(arrived, round, 1);
   while (Atomics.load(arrived, round) < threads);
   const began = process.hrtime.bigint();
-  bytes.indexOf(0);
+  slice.indexOf(0);
   return [began, process.hrtime.bigint()];
 });
 parentPort.postMessage(times);
@@ -30,7 +34,7 @@ parentPort.postMessage(times);
  */
 export async function memoryReadSpeed(threads: number): Promise<number> {
   const arrived = new Int32Array(new SharedArrayBuffer(4 * rounds));
-  const workerData = { bytesPerThread, threads, arrived };
+  const workerData = { bytesPerThread, bytesPerRound, threads, arrived };
   const workers = Array.from(
     { length: threads },
     () => new Worker(workerBody, { eval: true, workerData }),
@@ -39,7 +43,7 @@ export async function memoryReadSpeed(threads: number): Promise<number> {
     const answers = await Promise.all(workers.map((worker) => once(worker, 'message')));
     return bestRound(
       answers.map(([times]) => times as RoundTime[]),
-      bytesPerThread,
+      bytesPerRound,
     );
   } finally {
     await Promise.all(workers.map((worker) => worker.terminate()));
