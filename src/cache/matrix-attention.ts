@@ -25,19 +25,39 @@ export function firstRows({ columns, data }: Matrix, rows: number): Matrix {
 export const rowOf = ({ columns, data }: Matrix, i: number) =>
   data.subarray(i * columns, (i + 1) * columns);
 
-/** Scalar products of the rows of a with those of b, [a.rows, b.rows]: a b^T. */
+/** Kernels sum in blocks; in whole ones a sum does not depend on how many zeros follow its terms. */
+const block = 64;
+
+/** The matrix with zeros after its rows and columns, which are whole blocks then. */
+function padded(rows: number, { rows: given, columns, data }: Matrix): Matrix {
+  const wide = Math.ceil(columns / block) * block;
+  const out = new Float32Array(rows * wide);
+  for (let i = 0; i < given; i++) out.set(data.subarray(i * columns, (i + 1) * columns), i * wide);
+  return { rows, columns: wide, data: out };
+}
+
+/**
+ * Scalar products of the rows of a with those of b, [a.rows, b.rows]: a b^T. One of them is the same
+ * whatever other rows there are, and whatever zeros follow in both.
+ */
 export function products(kernels: Kernels, a: Matrix, b: Matrix): Matrix {
+  const left = padded(a.rows, a);
+  const right = padded(Math.ceil(b.rows / block) * block, b);
   const tensors = allocTensors(kernels, [
-    { dtype: 'f32', shape: [a.rows, a.columns] },
-    { dtype: 'f32', shape: [b.rows, b.columns] },
-    { dtype: 'f32', shape: [a.rows, b.rows] },
+    { dtype: 'f32', shape: [left.rows, left.columns] },
+    { dtype: 'f32', shape: [right.rows, right.columns] },
+    { dtype: 'f32', shape: [left.rows, right.rows] },
   ]);
   try {
     const [x, weight, out] = tensors;
-    kernels.write(x, a.data);
-    kernels.write(weight, b.data);
+    kernels.write(x, left.data);
+    kernels.write(weight, right.data);
     kernels.linear(x, [{ weight, out }]);
-    const data = (kernels.view(out) as Float32Array).slice();
+    const found = kernels.view(out) as Float32Array;
+    const data = new Float32Array(a.rows * b.rows);
+    for (let i = 0; i < a.rows; i++) {
+      data.set(found.subarray(i * right.rows, i * right.rows + b.rows), i * b.rows);
+    }
     return { rows: a.rows, columns: b.rows, data };
   } finally {
     for (const { buffer } of tensors) kernels.free(buffer);
