@@ -146,6 +146,9 @@ const sharpLoss: Claim = ({ ablations }) => {
   };
 };
 
+/** A loss of this share of right answers has to be visible before a task can say that there is none. */
+const telling = 0.1;
+
 /** A benchmark's cousin: whether h1b loses no more than the paper says it does, within two standard errors. */
 const taskKept =
   (task: string): Claim =>
@@ -159,14 +162,16 @@ const taskKept =
     const clear = full.accuracy - full.chance > 2 * Math.max(full.accuracyStderr, 0.01);
     const lost = full.accuracy - ours.accuracy;
     const error = Math.hypot(full.accuracyStderr, ours.accuracyStderr);
+    const allowed = (right.f16 - right.h1b) / 100 + 2 * error;
     const numbers = `${task}: f16 ${percent(full.accuracy, 0)} ± ${percent(full.accuracyStderr, 0)}, h1b ${percent(ours.accuracy, 0)} ± ${percent(ours.accuracyStderr, 0)}, chance ${percent(full.chance, 0)}`;
     return {
       claim: `${benchmark} keeps its right answers: ${right.h1b} % for ${right.f16} %.`,
-      finding: clear
-        ? holdsIf(lost <= (right.f16 - right.h1b) / 100 + 2 * error)
-        : 'cannot be tested here',
+      finding:
+        clear && (lost > allowed || 2 * error <= telling)
+          ? holdsIf(lost <= allowed)
+          : 'cannot be tested here',
       because: clear
-        ? `${numbers}; a loss counts beyond two standard errors of the difference, ${percent(2 * error, 0)}.`
+        ? `${numbers}; a loss counts beyond two standard errors of the difference, ${percent(2 * error, 0)}, and without one these have to be at most ${percent(telling, 0)}.`
         : `${numbers}: the model itself is not clear of chance.`,
       section: 'tasks',
     };
@@ -190,7 +195,7 @@ const eviction: Claim = ({ tasks }) => {
     finding:
       compared.length === 0
         ? 'cannot be tested here'
-        : holdsIf(h1b - sparse > 0.05 && full - sparse > full - h1b),
+        : holdsIf(full - sparse > telling && full - h1b <= telling),
     because:
       compared.length === 0
         ? 'On no task is f16 clear of chance.'
