@@ -1,6 +1,7 @@
 import { KvError } from '../errors/errors.ts';
 import type { LayerShape } from './cache.ts';
-import type { Finetuned } from './finetuned.ts';
+import { fitsLayer, type Finetuned } from './finetuned.ts';
+import type { CacheSpec } from './spec.ts';
 
 export type Granularity = 'global' | 'layer' | 'head';
 
@@ -122,4 +123,41 @@ export function fittedTemperatures(
     head: (layer: number, head: number) => fit.head[layer][head],
   }[granularity];
   return fit.head.map((heads, layer) => heads.map((_, head) => pick(layer, head)));
+}
+
+/**
+ * The part that a spec asks for, if it does.
+ * @throws KvError "usage" if the adapter has none of that name, or the spec contradicts it; "shape"
+ *   if it was made for other layers
+ */
+export function finetunedOf(
+  spec: CacheSpec,
+  shapes: readonly LayerShape[],
+  adapter: Adapter | undefined,
+): Finetuned | undefined {
+  const name = spec.settings.get('tuned');
+  if (name === undefined) return undefined;
+  const all = adapter?.finetuned ?? [];
+  const found = all.find((candidate) => candidate.name === name);
+  const refuse = (code: 'usage' | 'shape', problem: string) =>
+    new KvError(code, `cache "${spec.name}": tuned=${name} ${problem}`);
+  if (!found) {
+    const names = all.map((one) => one.name).join(', ') || 'nothing';
+    throw refuse(
+      'usage',
+      `is not in the adapter of this model, which has ${names}. Run h1bkv finetune.`,
+    );
+  }
+  const own = { b: found.bits, seed: found.seed };
+  for (const [key, value] of Object.entries(own)) {
+    const wanted = spec.settings.get(key);
+    if (wanted === undefined || wanted === String(value)) continue;
+    throw refuse('usage', `was made with ${key}=${value}, not ${wanted}. Leave out ${key}.`);
+  }
+  if (spec.settings.has('t')) throw refuse('usage', 'has temperatures of its own. Leave out t.');
+  const fits =
+    found.layers.length === shapes.length &&
+    shapes.every((shape, i) => fitsLayer(found.layers[i], shape, found.bits));
+  if (!fits) throw refuse('shape', 'is for other layers than the model has. Run h1bkv finetune.');
+  return found;
 }

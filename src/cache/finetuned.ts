@@ -1,7 +1,4 @@
-import { KvError } from '../errors/errors.ts';
-import type { Adapter } from './adapter.ts';
 import type { LayerShape } from './cache.ts';
-import type { CacheSpec } from './spec.ts';
 
 /** What finetuning made of `h1b` for one model: a part of its adapter, chosen with `tuned=name`. */
 export interface Finetuned {
@@ -33,44 +30,8 @@ export interface FinetunedMatrix {
 /** Names may stand in a spec. */
 export const finetunedName = /^[a-z0-9-]+$/;
 
-/**
- * The part that a spec asks for, if it does.
- * @throws KvError "usage" if the adapter has none of that name, or the spec contradicts it; "shape"
- *   if it was made for other layers
- */
-export function finetunedOf(
-  spec: CacheSpec,
-  shapes: readonly LayerShape[],
-  adapter: Adapter | undefined,
-): Finetuned | undefined {
-  const name = spec.settings.get('tuned');
-  if (name === undefined) return undefined;
-  const all = adapter?.finetuned ?? [];
-  const found = all.find((candidate) => candidate.name === name);
-  const refuse = (code: 'usage' | 'shape', problem: string) =>
-    new KvError(code, `cache "${spec.name}": tuned=${name} ${problem}`);
-  if (!found) {
-    const names = all.map((one) => one.name).join(', ') || 'nothing';
-    throw refuse(
-      'usage',
-      `is not in the adapter of this model, which has ${names}. Run h1bkv finetune.`,
-    );
-  }
-  const own = { b: found.bits, seed: found.seed };
-  for (const [key, value] of Object.entries(own)) {
-    const wanted = spec.settings.get(key);
-    if (wanted === undefined || wanted === String(value)) continue;
-    throw refuse('usage', `was made with ${key}=${value}, not ${wanted}. Leave out ${key}.`);
-  }
-  if (spec.settings.has('t')) throw refuse('usage', 'has temperatures of its own. Leave out t.');
-  const fits =
-    found.layers.length === shapes.length &&
-    shapes.every((shape, i) => fitsLayer(found.layers[i], shape, found.bits));
-  if (!fits) throw refuse('shape', 'is for other layers than the model has. Run h1bkv finetune.');
-  return found;
-}
-
-function fitsLayer(
+/** Whether a layer of the model is one that this was made for. */
+export function fitsLayer(
   { temperatures, values, projection }: FinetunedLayer,
   { nHeads, nKvHeads, headDimK, headDimV }: LayerShape,
   bits: number,

@@ -1,8 +1,9 @@
 import { KvError } from '../errors/errors.ts';
+import { finetunedOf } from './adapter.ts';
 import { expectAffine } from './affine-values.ts';
 import type { CacheMethod } from './method.ts';
 import { allocConstants, perHead, type Constant } from './constants.ts';
-import { finetunedOf, type FinetunedMatrix } from './finetuned.ts';
+import type { FinetunedMatrix } from './finetuned.ts';
 import { PagedCache, type PagedMethod } from './paged.ts';
 import { pageLength } from './pages.ts';
 import { gaussianProjection } from './sketch.ts';
