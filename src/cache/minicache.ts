@@ -7,7 +7,6 @@ import { DecodedCache } from './decoded.ts';
 import { blockLength, type BlockCodec, type Coded } from './decoded-method.ts';
 import { perChannel, perToken } from './kivi.ts';
 import { getCode, setCode } from './packed-codes.ts';
-import { dot } from './plain-attention.ts';
 import { expectSettings, numberSetting, wholeSetting } from './spec.ts';
 
 const bits = 4;
@@ -136,4 +135,10 @@ const norm = (x: Float32Array) => Math.sqrt(dot(x, x));
 function worst(cosines: readonly number[], count: number): number[] {
   const order = cosines.map((_, slot) => slot).sort((a, b) => cosines[a] - cosines[b] || a - b);
   return order.slice(0, count).sort((a, b) => a - b);
+}
+
+function dot(a: Float32Array, b: Float32Array): number {
+  let sum = 0;
+  for (let i = 0; i < a.length; i++) sum += a[i] * b[i];
+  return sum;
 }
