@@ -1,10 +1,10 @@
 /** The command line as people and programs use it: `node dist/cli.js` as a process of its own. */
 import { spawn, spawnSync } from 'node:child_process';
-import { existsSync, mkdirSync, readdirSync, readFileSync, writeFileSync } from 'node:fs';
+import { existsSync, mkdirSync, readdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { beforeAll, describe, expect, test } from 'vitest';
 import { forgeBytes } from '../src/bench/forge-node.ts';
-import { readAdapter } from '../src/model/adapter-file.ts';
+import { adapterBytes, readAdapter } from '../src/model/adapter-file.ts';
 import { packageRoot, say, temporaryFolder, tinyShape } from './forged.ts';
 
 const cli = join(packageRoot, 'dist', 'cli.js');
@@ -31,6 +31,15 @@ function run(args: readonly string[], input = '') {
   expect(result.error).toBeUndefined();
   expect(result.signal).toBeNull();
   return { code: result.status, out: result.stdout, err: result.stderr };
+}
+
+/** A file with a letter of its header changed for another, and of the same length. */
+function replaced(file: Buffer, before: string, after: string): Buffer {
+  const bytes = Buffer.from(file);
+  const at = bytes.indexOf(before);
+  expect(at).toBeGreaterThan(0);
+  bytes.write(after, at);
+  return bytes;
 }
 
 const generateArgs = (...more: string[]) => ['generate', 'the cat', '--model', model, ...more];
@@ -215,7 +224,11 @@ describe.skipIf(!isBuilt)('h1bkv', () => {
     expect(code).toBe(0);
     const written = readFileSync(join(folder, 'tiny.adapter.safetensors'));
     const { hash } = JSON.parse(run(['info', model, '--json']).out) as { hash: string };
-    const { text: about, temperatures, statistics } = await readAdapter(written, 'written', hash);
+    const {
+      text: about,
+      temperatures,
+      statistics,
+    } = await readAdapter({ name: 'written', bytes: written }, hash);
     expect(JSON.parse(out)).toEqual({
       file: join(folder, 'tiny.adapter.safetensors'),
       sizeBytes: written.length,
@@ -263,6 +276,68 @@ describe.skipIf(!isBuilt)('h1bkv', () => {
     expect(JSON.parse(used)).toMatchObject({ cache: { spec: 'h1b:b=32,seed=0,tuned=rank2' } });
   });
 
+  describe('--adapter', () => {
+    const elsewhere = join(folder, 'elsewhere.safetensors');
+    const specWith = (...flags: string[]) => {
+      const { code, out, err } = run(generateArgs('--cache', 'h1b:b=64', '--json', ...flags));
+      expect(err).toBe('');
+      expect(code).toBe(0);
+      return (JSON.parse(out) as { cache: { spec: string } }).cache.spec;
+    };
+    beforeAll(async () => {
+      const { hash } = JSON.parse(run(['info', model, '--json']).out) as { hash: string };
+      const t = [0.5, 0.25, 0.5, 0.25];
+      const fit = { bits: 64, global: 0.5, layer: [0.5, 0.25], head: [t, t] };
+      writeFileSync(elsewhere, adapterBytes({ model: hash, text: '', temperatures: [fit] }));
+    });
+
+    test('takes a file in place of the one beside the model, or none', () => {
+      const beside = join(folder, 'tiny.adapter.safetensors');
+      const before = existsSync(beside) ? readFileSync(beside) : undefined;
+      writeFileSync(beside, readFileSync(elsewhere));
+      try {
+        expect(specWith('--max-tokens', '1')).toBe('h1b:b=64,seed=0,t=head');
+        expect(specWith('--max-tokens', '1', '--adapter', 'none')).toBe('h1b:b=64,seed=0,t=0.07');
+      } finally {
+        if (before) writeFileSync(beside, before);
+        else rmSync(beside);
+      }
+      expect(specWith('--max-tokens', '1', '--adapter', elsewhere)).toBe('h1b:b=64,seed=0,t=head');
+    });
+
+    test('every command that has --model and runs it has it', () => {
+      const names = ['demo', 'generate', 'chat', 'calibrate', 'finetune', 'eval', 'compare'];
+      for (const name of [...names, 'report', 'bench']) {
+        expect(run([name, '--help']).out, name).toContain('--adapter <file>');
+      }
+    });
+
+    test.each<[string, (whole: Buffer) => Uint8Array | undefined, RegExp]>([
+      ['is absent', () => undefined, /wrong\.bin: it cannot be read \(.*\)\. Check the path/],
+      ['is damaged', (whole) => whole.subarray(0, 300), /wrong\.bin: it is damaged\./],
+      ['is no adapter', () => Buffer.from('the cat'), /wrong\.bin: it is damaged\./],
+      [
+        'is of a future version',
+        (whole) => replaced(whole, '"version":"2"', '"version":"3"'),
+        /wrong\.bin: its version is 3; .* Update this package/,
+      ],
+      [
+        'is of another model',
+        (whole) => replaced(whole, '"model":"', '"model":"#'),
+        /wrong\.bin: it was fitted for another model, #/,
+      ],
+    ])('a file that %s is refused: exit code 1', (_, change, message) => {
+      const wrong = join(folder, 'wrong.bin');
+      const bytes = change(readFileSync(elsewhere));
+      rmSync(wrong, { force: true });
+      if (bytes) writeFileSync(wrong, bytes);
+      const { code, out, err } = run(generateArgs('--adapter', wrong));
+      expect(err).toMatch(/^error: adapter .+\.\)?\n$/);
+      expect(err).toMatch(message);
+      expect([code, out]).toEqual([1, '']);
+    });
+  });
+
   describe('exit code 2: the call was wrong', () => {
     test.each([
       [['genrate', 'x'], /unknown command 'genrate'\n\(Did you mean generate\?\)/],
@@ -295,6 +370,10 @@ describe.skipIf(!isBuilt)('h1bkv', () => {
       [['convert', model], /--out/],
       [['convert', model, '--out', 'x', '--type', 'q2_k'], /'q2_k' is invalid/],
       [['calibrate', '--model', model, '--bits', '7'], /'7' is invalid/],
+      [
+        generateArgs('--adapter', 'none', '--cache', 'h1b:tuned=x'),
+        /this model has no adapter\. Run h1bkv finetune --name x/,
+      ],
     ])('%j', (args, message) => {
       const { code, out, err } = run(args);
       expect(err).toMatch(message);

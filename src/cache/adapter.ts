@@ -59,6 +59,19 @@ export interface Adapter {
   readonly finetuned?: readonly Finetuned[];
 }
 
+/** What there is in place of a part that is asked for in vain, as messages say it. */
+export function contentsOf(adapter: Adapter | undefined): string {
+  if (!adapter) return 'this model has no adapter';
+  const { temperatures, statistics, finetuned } = adapter;
+  const widths = temperatures.map(({ bits }) => bits).join(', ');
+  const parts = [
+    ...(widths ? [`temperatures for b=${widths}`] : []),
+    ...(statistics ? ['statistics'] : []),
+    ...(finetuned ?? []).map(({ name }) => `tuned=${name}`),
+  ];
+  return `this model's has ${parts.join('; ') || 'nothing'}`;
+}
+
 /**
  * The adapter's statistics, with the costs of a cache whose newest `window` positions are exact.
  * @throws KvError "shape" if they were collected for other layers
@@ -137,15 +150,13 @@ export function finetunedOf(
 ): Finetuned | undefined {
   const name = spec.settings.get('tuned');
   if (name === undefined) return undefined;
-  const all = adapter?.finetuned ?? [];
-  const found = all.find((candidate) => candidate.name === name);
+  const found = adapter?.finetuned?.find((candidate) => candidate.name === name);
   const refuse = (code: 'usage' | 'shape', problem: string) =>
     new KvError(code, `cache "${spec.name}": tuned=${name} ${problem}`);
   if (!found) {
-    const names = all.map((one) => one.name).join(', ') || 'nothing';
     throw refuse(
       'usage',
-      `is not in the adapter of this model, which has ${names}. Run h1bkv finetune.`,
+      `needs an adapter with what finetuning left under that name, and ${contentsOf(adapter)}. Run h1bkv finetune --name ${name}, or give an adapter that has it.`,
     );
   }
   const own = { b: found.bits, seed: found.seed };

@@ -1,7 +1,7 @@
 import { ensure, KvError } from '../errors/errors.ts';
 import { maxCodeGroups } from '../kernels/check.ts';
 import type { AffineBits, Kernels, Page, ScaleRule, Tensor } from '../kernels/kernels.ts';
-import { statisticsOf, type LayerStatistics } from './adapter.ts';
+import { contentsOf, statisticsOf, type LayerStatistics } from './adapter.ts';
 import type { LayerShape } from './cache.ts';
 import type { BalancedBasis } from './codec.ts';
 import type { CacheMethod } from './method.ts';
@@ -67,7 +67,7 @@ export const create: CacheMethod['create'] = (spec, shapes, kernels, adapter) =>
   if (learns && source === 'adapter' && !known) {
     throw new KvError(
       'usage',
-      'cache "bitplane": source=adapter needs an adapter with statistics, and this model has none. Run h1bkv calibrate, or leave source out.',
+      `cache "bitplane": source=adapter needs an adapter with statistics, and ${contentsOf(adapter)}. Run h1bkv calibrate, or leave source out.`,
     );
   }
 

@@ -3,7 +3,7 @@ import { KvError } from '../errors/errors.ts';
 import type { Kernels, Tensor } from '../kernels/kernels.ts';
 import { allocTensor, tensor } from '../kernels/tensor.ts';
 import { tensorSizeBytes } from '../math/dtype.ts';
-import { fittedTemperatures, type Adapter, type Granularity } from './adapter.ts';
+import { contentsOf, fittedTemperatures, type Adapter, type Granularity } from './adapter.ts';
 import type { LayerShape } from './cache.ts';
 import type { CacheSpec } from './spec.ts';
 
@@ -61,7 +61,7 @@ export function chooseTemperatures(
     if (wanted !== undefined) {
       throw new KvError(
         'usage',
-        `cache "${spec.name}": t=${wanted} needs an adapter with temperatures for b=${bits}, and ${lacks(adapter)}. Run h1bkv calibrate --bits ${bits}, or give a number.`,
+        `cache "${spec.name}": t=${wanted} needs an adapter with temperatures for b=${bits}, and ${contentsOf(adapter)}. Run h1bkv calibrate --bits ${bits}, or give a number.`,
       );
     }
     return { label: String(defaultTemperature), temperatures: uniform(defaultTemperature) };
@@ -74,11 +74,4 @@ export function chooseTemperatures(
     );
   }
   return { label: String(t), temperatures: uniform(t) };
-}
-
-/** What an adapter has instead of the width that is wanted. */
-function lacks(adapter: Adapter | undefined): string {
-  if (!adapter) return 'this model has no adapter';
-  const widths = adapter.temperatures.map(({ bits }) => bits);
-  return `this model's has ${widths.length > 0 ? `b=${widths.join(', ')}` : 'none'}`;
 }

@@ -26,7 +26,8 @@ export function peaksInChildren(
   return methods.flatMap((method) =>
     depths.map((depth) => {
       const threads = flags.threads === undefined ? [] : ['--threads', String(flags.threads)];
-      const args = ['--model', modelFile, '--backend', flags.backend, ...threads];
+      const adapter = flags.adapter === undefined ? [] : ['--adapter', flags.adapter];
+      const args = ['--model', modelFile, '--backend', flags.backend, ...threads, ...adapter];
       const { status, stdout, stderr, error } = spawnSync(
         process.execPath,
         [

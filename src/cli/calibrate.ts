@@ -8,8 +8,8 @@ import { adapterBytes } from '../model/adapter-file.ts';
 import { calibrate } from '../train/calibrate.ts';
 import { collectStatistics } from '../train/statistics.ts';
 import {
+  adapterOut,
   addModelFlags,
-  besideModel,
   loadFromFlags,
   packageRoot,
   progressLine,
@@ -30,7 +30,7 @@ export function define(command: Command): void {
     .option('--text <file>', 'text to fit on', join(packageRoot(), 'models', 'fit-text.txt'))
     .option('--bits <list>', 'sketch widths, separated by commas', widths, [64, 128, 256])
     .option('--seed <n>', 'seed of the sketches', wholeNumber(0, 65535), 0)
-    .option('--out <file>', 'adapter file (default: beside the model, where it is found again)')
+    .option('--out <file>', 'adapter file (default: that of --adapter, else beside the model)')
     .option('--json', 'print one JSON document on standard output')
     .addHelpText('after', '\nExample:\n  h1bkv calibrate --model model.gguf --bits 256')
     .action((flags: CalibrateFlags) => run(flags));
@@ -50,8 +50,8 @@ const temperatureCharacters = 8000;
 
 async function run(flags: CalibrateFlags): Promise<void> {
   const text = readText(flags.text);
-  const out = flags.out ?? besideModel('calibrate', flags.model);
-  const model = await loadFromFlags(flags, { adapter: false });
+  const out = adapterOut('calibrate', flags);
+  const model = await loadFromFlags({ ...flags, adapter: 'none' });
   try {
     const progress = progressLine('calibrating');
     const temperatures = await calibrate(

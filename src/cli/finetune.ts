@@ -18,9 +18,9 @@ import {
   type ValueTraining,
 } from '../train/tuning.ts';
 import {
+  adapterOut,
   addModelFlags,
   anyNumber,
-  besideModel,
   loadFromFlags,
   progressLine,
   wholeNumber,
@@ -78,7 +78,7 @@ export function define(command: Command): void {
     .option('--patience <n>', 'evaluations without gain that end it', wholeNumber(1, 10_000), 5)
     .option('--rate <x>', 'factor of all learning rates', anyNumber, 1)
     .option('--language-weight <x>', 'weight of -ln p(token) beside KL', anyNumber, 0)
-    .option('--out <file>', 'adapter file (default: beside the model, where it is found again)')
+    .option('--out <file>', 'adapter file (default: that of --adapter, else beside the model)')
     .option('--run <path>', 'checkpoint, log and curve: this name and .safetensors, .jsonl, .svg')
     .option('--json', 'print one JSON document on standard output')
     .addHelpText('after', '\nExample:\n  h1bkv finetune --text books/ --values rank:2 --steps 400')
@@ -105,7 +105,7 @@ async function run(flags: FinetuneFlags): Promise<void> {
     'usage',
     () => `finetune: --name ${name}; allowed are small letters, digits and "-". Take another.`,
   );
-  const out = flags.out ?? besideModel('finetune', flags.model);
+  const out = adapterOut('finetune', flags);
   const files = filesOf(flags.run ?? `${out.replace(/(\.adapter)?\.safetensors$/, '')}.${name}`);
   const texts = readTexts(flags.text);
   const model = await loadFromFlags(flags);
@@ -150,7 +150,7 @@ async function run(flags: FinetuneFlags): Promise<void> {
   }
 }
 
-const notOfTheRun = ['text', 'backend', 'threads', 'out', 'run', 'json', 'patience'];
+const notOfTheRun = ['text', 'backend', 'threads', 'adapter', 'out', 'run', 'json', 'patience'];
 
 const nameOf = ({ values, projection }: FinetuneFlags) =>
   (values === 'none' ? 't' : values === 'full' ? 'full' : `rank${values.rank}`) +
@@ -199,7 +199,7 @@ async function save(
 
 /** The adapter as it is now: another run may have written to it since this one began. */
 async function adapterBefore(out: string, model: Model): Promise<Adapter> {
-  if (existsSync(out)) return readAdapter(readFileSync(out), out, model.hash);
+  if (existsSync(out)) return readAdapter({ name: out, bytes: readFileSync(out) }, model.hash);
   return model.adapter ?? { model: model.hash, text: 'finetuned only', temperatures: [] };
 }
 

@@ -16,12 +16,14 @@ import type { OpenedModel } from '../model/open.ts';
 export interface ModelFlags {
   readonly model: string;
   readonly backend: BackendChoice;
+  readonly adapter?: string;
   readonly threads?: number;
 }
 
 export function addModelFlags(command: Command): Command {
   return command
     .option('--model <what>', 'GGUF file, folder, URL or hf:owner/repo[/file]', 'default')
+    .option('--adapter <file>', 'what was fitted for it, or none (default: the file beside it)')
     .addOption(
       new Option('--backend <name>', 'what computes').choices(backendChoices).default('auto'),
     )
@@ -69,8 +71,35 @@ export function modelPath(name: string): string {
   return name === 'default' ? join(packageRoot(), 'models', defaultModelFile) : name;
 }
 
+/** What `--adapter` means to `loadModel`. @throws KvError "io" if the file cannot be read */
+export function namedAdapter(name: string | undefined): LoadOptions['adapter'] {
+  if (name === undefined) return undefined;
+  if (name === 'none') return false;
+  try {
+    return { name, bytes: readFileSync(name) };
+  } catch (cause) {
+    const why = (cause as Error).message;
+    throw new KvError(
+      'io',
+      `adapter ${name}: it cannot be read (${why}). Check the path, or give none.`,
+      { cause },
+    );
+  }
+}
+
+/**
+ * Where a command writes an adapter: the file of `--out`, of `--adapter`, or beside the model.
+ * @throws KvError "usage" where nothing can be written
+ */
+export function adapterOut(
+  command: string,
+  { out, adapter, model }: ModelFlags & { readonly out?: string },
+): string {
+  return out ?? (adapter === 'none' ? undefined : adapter) ?? besideModel(command, model);
+}
+
 /** Where a model's adapter is found again. @throws KvError "usage" where nothing can be written */
-export function besideModel(command: string, name: string): string {
+function besideModel(command: string, name: string): string {
   if (/^(hf|https?|file):/.test(name)) {
     throw new KvError(
       'usage',
@@ -81,14 +110,12 @@ export function besideModel(command: string, name: string): string {
 }
 
 /** Loads the model that the flags name; on a terminal, says how far it is. */
-export async function loadFromFlags(
-  flags: ModelFlags,
-  options: Pick<LoadOptions, 'adapter'> = {},
-): Promise<Model> {
+export async function loadFromFlags(flags: ModelFlags): Promise<Model> {
+  const adapter = namedAdapter(flags.adapter);
   const progress = progressLine('loading');
   const download = progressLine('downloading');
   const model = await loadModel(modelPath(flags.model), {
-    ...options,
+    ...(adapter !== undefined && { adapter }),
     onDownload: download,
     onNote: (note) => console.error(note),
     backend: flags.backend,

@@ -164,6 +164,7 @@ function contextOf(flags: ReportFlags, model: Model, texts: readonly ReportText[
   return {
     ...{ model, texts, shapes: defaultShapes(), instruments: instrumentsOf(model) },
     ...(flags.model !== 'default' && { modelFlag: flags.model }),
+    ...(flags.adapter !== undefined && { adapterFlag: flags.adapter }),
     settings: {
       ...settings,
       beyond: flags.beyond ?? Math.floor(context / 2),

@@ -39,7 +39,7 @@ export async function expectModel(state: SessionState, model: Model): Promise<vo
     throw misfit(
       state.adapter ? `adapter ${short(state.adapter)}` : 'no adapter',
       `model has ${adapter ? `adapter ${short(adapter)}` : 'none'}`,
-      `Put the adapter file beside the model as it was then`,
+      `Put the adapter file beside the model as it was then, or name it (--adapter)`,
     );
   }
   const stray = state.tokens.find((id) => !(id >= 0 && id < model.vocabSize));

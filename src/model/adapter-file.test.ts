@@ -33,7 +33,7 @@ const adapter: Adapter = {
   })),
 };
 const whole = adapterBytes(adapter);
-const read = (bytes: Uint8Array) => readAdapter(bytes, 'of x', model);
+const read = (bytes: Uint8Array) => readAdapter({ name: 'of x', bytes }, model);
 
 /** A file with these tensors and metadata, in the form of an adapter unless said otherwise. */
 const file = (tensors: Record<string, NumberTensor>, metadata: Record<string, string> = {}) =>

@@ -12,6 +12,12 @@ import { adapterParts, AdapterTensors } from './adapter-parts.ts';
 /** What follows the name of a model, less `.gguf`, in the name of its adapter. */
 export const adapterSuffix = '.adapter.safetensors';
 
+/** A file that was read, and what messages call it. */
+export interface AdapterFile {
+  readonly name: string;
+  readonly bytes: Uint8Array;
+}
+
 const format = 'h1b-kv adapter';
 const version = 2;
 
@@ -25,12 +31,10 @@ export function adapterBytes(adapter: Adapter): Uint8Array<ArrayBuffer> {
 
 /**
  * Reads an adapter and checks that it belongs to a model.
- * @param name of the file, for messages
  * @throws KvError "format" if it is damaged, of another version or fitted for another model
  */
 export async function readAdapter(
-  bytes: Uint8Array,
-  name: string,
+  { name, bytes }: AdapterFile,
   modelHash: string,
 ): Promise<Adapter> {
   const source = memorySource(bytes, name);

@@ -3,13 +3,14 @@ import { join } from 'node:path';
 import { afterAll, afterEach, beforeAll, describe, expect, test } from 'vitest';
 import { editGguf, temporaryFolder, tinyShape, type GgufEdit } from '../../test/forged.ts';
 import { forgeBytes } from '../bench/forge-node.ts';
+import type { Adapter } from '../cache/adapter.ts';
 import type { GgufEntry, TensorToWrite } from '../format/gguf-write.ts';
 import { readGguf } from '../format/gguf.ts';
 import { memorySource, type ByteSource } from '../format/source.ts';
 import type { Kernels } from '../kernels/kernels.ts';
 import { createKernels } from '../kernels/select.ts';
 import { adapterBytes } from './adapter-file.ts';
-import { loadModel } from './load.ts';
+import { loadModel, type LoadOptions } from './load.ts';
 
 let kernels: Kernels;
 let whole: Uint8Array;
@@ -228,10 +229,44 @@ describe('adapters', () => {
     const cache = await model.createCache('h1b:b=64');
     expect(cache.spec).toBe('h1b:b=64,seed=0,t=head');
     cache.dispose();
-    await expect(model.createCache('h1b:b=96,t=head')).rejects.toThrow(
-      /for b=96, and this model's has b=64\. Run h1bkv calibrate --bits 96/,
-    );
     model.dispose();
+  });
+
+  const temperatures = new Float32Array(4).fill(1);
+  const parts = (hash: string): Adapter => ({
+    model: hash,
+    text: '',
+    temperatures: [fit, { ...fit, bits: 128 }],
+    finetuned: [{ name: 'x', bits: 64, seed: 0, layers: [{ temperatures, values: [] }] }],
+  });
+  const everything = "this model's has temperatures for b=64, 128; tuned=x";
+  test.each<[string, string, ((hash: string) => Adapter) | false]>([
+    ['h1b:b=96,t=head', `for b=96, and ${everything}. Run h1bkv calibrate --bits 96`, parts],
+    ['h1b:tuned=y', `under that name, and ${everything}. Run h1bkv finetune --name y`, parts],
+    ['bitplane:source=adapter', `statistics, and ${everything}. Run h1bkv calibrate`, parts],
+    [
+      'bitplane:source=adapter',
+      "statistics, and this model's has nothing. Run h1bkv calibrate",
+      (hash) => ({ model: hash, text: '', temperatures: [] }),
+    ],
+    ['h1b:tuned=y', 'under that name, and this model has no adapter. Run h1bkv finetune', false],
+  ])('%s without its part says what there is: %s', async (spec, message, make) => {
+    const bare = await loadModel(memorySource(whole, 'forged'), { kernels, adapter: false });
+    const chosen = make && adapterBytes(make(bare.hash));
+    bare.dispose();
+    const model = await loadModel(memorySource(whole, 'forged'), { kernels, adapter: chosen });
+    const creating = model.createCache(spec);
+    await expect(creating).rejects.toThrow(expect.objectContaining({ code: 'usage' }));
+    await expect(creating).rejects.toThrow(message);
+    model.dispose();
+  });
+
+  test('messages call it by its name, if it has one', async () => {
+    const bytes = adapter('0123');
+    const named = { kernels, adapter: { name: 'my.file', bytes } };
+    const load = (options: LoadOptions) => loadModel(memorySource(whole, 'forged'), options);
+    await expect(load(named)).rejects.toThrow(/^adapter my\.file: it was fitted for another model/);
+    await expect(load({ kernels, adapter: bytes })).rejects.toThrow(/^adapter of forged: /);
   });
 
   test.each([

@@ -9,7 +9,7 @@ import type { BackendChoice, Kernels } from '../kernels/kernels.ts';
 import { createKernels } from '../kernels/select.ts';
 import { chatTemplateOf } from '../tokenizer/chat-template.ts';
 import { tokenizerFromGguf } from '../tokenizer/gguf-tokenizer.ts';
-import { adapterSuffix, readAdapter } from './adapter-file.ts';
+import { adapterSuffix, readAdapter, type AdapterFile } from './adapter-file.ts';
 import type { Model } from './model.ts';
 import { openGguf, type OpenedModel, type OpenOptions } from './open.ts';
 import { modelFamily } from './registry.ts';
@@ -23,10 +23,10 @@ export interface LoadOptions extends OpenOptions {
   /** Kernels to share between models; they are not disposed with the model. */
   readonly kernels?: Kernels;
   /**
-   * The bytes of an adapter file, or false for none. Default: `<model>.adapter.safetensors` beside the
-   * file, where there is one.
+   * An adapter file: its bytes, with its name for messages if it has one; or false for none. Default:
+   * `<model>.adapter.safetensors` beside the model, where there is one.
    */
-  readonly adapter?: Uint8Array | false;
+  readonly adapter?: Uint8Array | AdapterFile | false;
   readonly onProgress?: LoadProgress;
 }
 
@@ -47,9 +47,7 @@ export async function loadModel(
   let kernels = options.kernels;
   let weights: WeightLoader | undefined;
   try {
-    const adapter = adapterFile
-      ? await readAdapter(adapterFile, `of ${source.name}`, hash)
-      : undefined;
+    const adapter = adapterFile ? await readAdapter(adapterFile, hash) : undefined;
     const threads = options.threads === undefined ? {} : { threads: options.threads };
     const chosen = (kernels ??= await createKernels(options.backend ?? 'auto', threads));
     checkRoom(gguf, chosen);
@@ -99,7 +97,10 @@ async function readHead(input: string | URL | Blob | ByteSource, options: LoadOp
       hash,
       tokenizer: tokenizerFromGguf(gguf.metadata),
       chatTemplate: chatTemplateOf(gguf.metadata),
-      adapterFile: options.adapter ?? (await readSibling(adapterSuffix)),
+      adapterFile: adapterFileOf(
+        options.adapter ?? (await readSibling(adapterSuffix)),
+        source.name,
+      ),
       gguf: withoutTokenizer(gguf),
       source,
     };
@@ -107,6 +108,11 @@ async function readHead(input: string | URL | Blob | ByteSource, options: LoadOp
     await source.close();
     throw error;
   }
+}
+
+function adapterFileOf(given: LoadOptions['adapter'], model: string): AdapterFile | undefined {
+  if (!given) return undefined;
+  return given instanceof Uint8Array ? { name: `of ${model}`, bytes: given } : given;
 }
 
 function withoutTokenizer(gguf: Gguf): Gguf {

@@ -145,7 +145,7 @@ describe('the fit', () => {
 
   test('can be read back and used', async () => {
     const bytes = adapterBytes(adapter);
-    expect(await readAdapter(bytes, 'test', model.hash)).toEqual(adapter);
+    expect(await readAdapter({ name: 'test', bytes }, model.hash)).toEqual(adapter);
     const fitted = await forgeModel({}, { adapter: bytes });
     expect((await fitted.createCache('h1b:b=32')).spec).toBe('h1b:b=32,seed=0,t=head');
     fitted.dispose();

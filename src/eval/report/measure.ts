@@ -155,11 +155,12 @@ export function compareCommand(
   specs: readonly string[],
   text?: number,
 ): string {
-  const { settings, texts, modelFlag } = context;
+  const { settings, texts, modelFlag, adapterFlag } = context;
   const used = text === undefined ? texts : texts.slice(text, text + 1);
   return h1bkv(
     'compare',
     ['--model', modelFlag],
+    ['--adapter', adapterFlag],
     ...textFlags({ texts: used }),
     ['--context', settings.context],
     ['--beyond', settings.beyond],

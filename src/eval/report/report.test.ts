@@ -137,6 +137,13 @@ describe('a report', () => {
     const h1b = tables()[1].rows.find(({ cells }) => cells[0] === 'h1b');
     expect(h1b?.command).toMatch(/^h1bkv compare --text .* --limit 4 --seeds 1 --cache h1b$/);
     expect(page.match(/data-command="h1bkv/g)?.length).toBeGreaterThan(100);
+    const adapted = renderReport(data, sections, { ...context, adapterFlag: 'a.safetensors' });
+    const commands = adapted.flatMap(({ blocks }) =>
+      blocks.flatMap((block) => (block.kind === 'text' ? [] : [block.command])),
+    );
+    for (const command of commands.filter((each) => /^h1bkv (compare|eval|report) /.test(each))) {
+      expect(command).toContain(' --adapter a.safetensors ');
+    }
   });
 
   test('lets nothing of a name become HTML, Markdown or a shell', () => {

@@ -64,6 +64,8 @@ export interface ReportContext {
   readonly model: Model;
   /** what --model was given; undefined for the embedded one */
   readonly modelFlag?: string;
+  /** what --adapter was given, if it was */
+  readonly adapterFlag?: string;
   readonly texts: readonly ReportText[];
   readonly settings: ReportSettings;
   readonly instruments: Instruments;
@@ -209,6 +211,7 @@ export function sectionCommand(name: SectionName, context: ReportContext): strin
     'report',
     ['--sections', name],
     ['--model', context.modelFlag],
+    ['--adapter', context.adapterFlag],
     ...textFlags(context),
     ['--context', settings.context],
     ['--beyond', settings.beyond],

@@ -152,12 +152,13 @@ function paperTable(methods: readonly string[]): Block {
 }
 
 function taskCommand(context: ReportContext, task: string, specs: readonly string[]): string {
-  const { settings, modelFlag } = context;
+  const { settings, modelFlag, adapterFlag } = context;
   const { prose, set = {} } = asked.find((each) => each.task === task) ?? { task };
   return h1bkv(
     'eval',
     ['--task', task],
     ['--model', modelFlag],
+    ['--adapter', adapterFlag],
     ...textFlags(context),
     ['--limit', settings.items],
     ['--seed', settings.seed],
