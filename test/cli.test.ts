@@ -4,6 +4,7 @@ import { existsSync, mkdirSync, readdirSync, readFileSync, rmSync, writeFileSync
 import { join } from 'node:path';
 import { beforeAll, describe, expect, test } from 'vitest';
 import { forgeBytes } from '../src/bench/forge-node.ts';
+import type { Finetuned } from '../src/cache/finetuned.ts';
 import { adapterBytes, readAdapter } from '../src/model/adapter-file.ts';
 import { packageRoot, say, temporaryFolder, tinyShape } from './forged.ts';
 
@@ -236,10 +237,57 @@ describe.skipIf(!isBuilt)('h1bkv', () => {
       text: about,
       temperatures,
       layers: statistics?.length,
+      kept: [],
     });
     expect(temperatures[0].bits).toBe(32);
     const report = run(generateArgs('--cache', 'h1b:b=32', '--max-tokens', '2', '--json')).out;
     expect(JSON.parse(report)).toMatchObject({ cache: { spec: 'h1b:b=32,seed=0,t=head' } });
+  });
+
+  test('calibrate keeps what finetuning left in the file it writes over, of this model', async () => {
+    const text = join(folder, 'keep.txt');
+    writeFileSync(text, 'the cat sat on the mat and the rat sat on the hat; '.repeat(5));
+    const { hash } = JSON.parse(run(['info', model, '--json']).out) as { hash: string };
+    const out = join(folder, 'keep.safetensors');
+    const calibrate = (...more: string[]) =>
+      run(['calibrate', '--model', model, '--text', text, '--bits', '32', ...more]);
+    const left = (name: string): Finetuned => {
+      const layer = { temperatures: Float32Array.of(1, 2, 3, 4), values: [] };
+      return { name, bits: 32, seed: 3, layers: [layer, layer] };
+    };
+    const write = (file: string, of: string, names: string[]) => {
+      const finetuned = names.map(left);
+      writeFileSync(file, adapterBytes({ model: of, text: '', temperatures: [], finetuned }));
+    };
+    const written = () => readAdapter({ name: out, bytes: readFileSync(out) }, hash);
+
+    write(out, hash, ['a', 'b']);
+    const report = JSON.parse(calibrate('--out', out, '--json').out) as object;
+    expect(report).toMatchObject({ kept: ['h1b:tuned=a', 'h1b:tuned=b'] });
+    const { finetuned, temperatures } = await written();
+    expect(finetuned).toEqual([left('a'), left('b')]);
+    expect(temperatures.map(({ bits }) => bits)).toEqual([32]);
+
+    const other = join(folder, 'other.safetensors');
+    write(other, hash, ['c']);
+    const both = calibrate('--out', out, '--adapter', other);
+    expect(both.out).toMatch(/^kept what finetuning left: h1b:tuned=a h1b:tuned=b h1b:tuned=c$/m);
+    expect((await written()).finetuned).toEqual([left('a'), left('b'), left('c')]);
+
+    expect(calibrate('--out', out, '--adapter', 'none').out).not.toContain('kept');
+    expect((await written()).finetuned).toBeUndefined();
+
+    write(out, 'f00'.repeat(20), ['a']);
+    const foreign = calibrate('--out', out);
+    expect(foreign.err).toMatch(/fitted for another model, f00f.*\nNothing of it is kept\.\n$/);
+    expect((await written()).finetuned).toBeUndefined();
+
+    const future = replaced(readFileSync(out), '"version":"2"', '"version":"3"');
+    writeFileSync(out, future);
+    const refused = calibrate('--out', out);
+    expect(refused.err).toMatch(/^error: .*version is 3.*Update this package\.\n$/);
+    expect(refused.code).toBe(1);
+    expect(readFileSync(out)).toEqual(future);
   });
 
   test('finetune adds to the adapter, goes on from its checkpoint, and refuses that of another call', async () => {

@@ -1,10 +1,12 @@
-import { readFileSync } from 'node:fs';
+import { existsSync, readFileSync } from 'node:fs';
 import { basename, join } from 'node:path';
 import { InvalidArgumentError, type Command } from 'commander';
 import type { Adapter } from '../cache/adapter.ts';
+import type { Finetuned } from '../cache/finetuned.ts';
 import { KvError } from '../errors/errors.ts';
 import { writeFileAtomically } from '../format/file-node.ts';
-import { adapterBytes } from '../model/adapter-file.ts';
+import { adapterBytes, readAdapter } from '../model/adapter-file.ts';
+import type { Model } from '../model/model.ts';
 import { calibrate } from '../train/calibrate.ts';
 import { collectStatistics } from '../train/statistics.ts';
 import {
@@ -13,6 +15,7 @@ import {
   loadFromFlags,
   packageRoot,
   progressLine,
+  readAdapterFile,
   wholeNumber,
   type ModelFlags,
 } from './options.ts';
@@ -53,6 +56,8 @@ async function run(flags: CalibrateFlags): Promise<void> {
   const out = adapterOut('calibrate', flags);
   const model = await loadFromFlags({ ...flags, adapter: 'none' });
   try {
+    // Now already, so that what will be refused in the end is refused before the work.
+    await finetunedBefore(flags, out, model, (note) => console.error(note));
     const progress = progressLine('calibrating');
     const temperatures = await calibrate(
       model,
@@ -69,7 +74,10 @@ async function run(flags: CalibrateFlags): Promise<void> {
     const ids = model.tokenizer.encode(text).subarray(0, statisticsTokens);
     const statistics = await collectStatistics(model, ids, { onProgress: collecting });
     collecting.done();
-    const adapter = { ...temperatures, statistics };
+    // Again: finetuning may have written to it since.
+    const finetuned = await finetunedBefore(flags, out, model);
+    const fitted = { ...temperatures, statistics };
+    const adapter = finetuned.length > 0 ? { ...fitted, finetuned } : fitted;
     const bytes = adapterBytes(adapter);
     await writeFileAtomically(out, (sink) => sink.write(bytes));
     if (flags.json) console.log(JSON.stringify(report(out, bytes.length, adapter), null, 2));
@@ -79,18 +87,51 @@ async function run(flags: CalibrateFlags): Promise<void> {
   }
 }
 
+/**
+ * What finetuning left in the adapter that is written over, and in that of `--adapter`, whose parts come first
+ * where names are the same. It is kept. It was made for these weights, which `readAdapter` makes sure of, and leans
+ * on nothing that is fitted here: temperatures were where its training began, and it has its own since; so has it
+ * its own seed, or R. What another model left there, or damage, is written over, as errors say that it can be.
+ * @throws KvError "io" if `--adapter` names what cannot be read, "unsupported" for a future version
+ */
+async function finetunedBefore(
+  { adapter }: CalibrateFlags,
+  out: string,
+  { hash }: Model,
+  onNote?: (note: string) => void,
+): Promise<Finetuned[]> {
+  const byName = new Map<string, Finetuned>();
+  if (adapter === 'none') return [];
+  const files = new Set([...(existsSync(out) ? [out] : []), ...(adapter ? [adapter] : [])]);
+  for (const file of files) {
+    try {
+      const { finetuned = [] } = await readAdapter(readAdapterFile(file), hash);
+      for (const part of finetuned) byName.set(part.name, part);
+    } catch (error) {
+      if (!(error instanceof KvError && error.code === 'format')) throw error;
+      onNote?.(`${error.message}\nNothing of it is kept.`);
+    }
+  }
+  return [...byName.values()];
+}
+
 /** What is said of an adapter on standard output; its matrices are only in the file. */
 function report(file: string, sizeBytes: number, adapter: Adapter) {
   const { model, text, temperatures, statistics } = adapter;
-  return { file, sizeBytes, model, text, temperatures, layers: statistics?.length ?? 0 };
+  const layers = statistics?.length ?? 0;
+  return { file, sizeBytes, model, text, temperatures, layers, kept: keptBy(adapter) };
 }
 
-function print(file: string, { temperatures }: Adapter): void {
+const keptBy = ({ finetuned = [] }: Adapter) => finetuned.map(({ name }) => `h1b:tuned=${name}`);
+
+function print(file: string, adapter: Adapter): void {
   const short = (t: number) => t.toPrecision(3);
-  for (const { bits, global, layer } of temperatures) {
+  for (const { bits, global, layer } of adapter.temperatures) {
     const perLayer = layer.map(short).join(' ');
     console.log(`b=${bits}: T = ${short(global)} for all heads; per layer ${perLayer}`);
   }
+  const kept = keptBy(adapter);
+  if (kept.length > 0) console.log(`kept what finetuning left: ${kept.join(' ')}`);
   console.log(`written to ${file}`);
 }
 

@@ -23,6 +23,7 @@ import {
   anyNumber,
   loadFromFlags,
   progressLine,
+  readAdapterFile,
   wholeNumber,
   type ModelFlags,
 } from './options.ts';
@@ -199,7 +200,7 @@ async function save(
 
 /** The adapter as it is now: another run may have written to it since this one began. */
 async function adapterBefore(out: string, model: Model): Promise<Adapter> {
-  if (existsSync(out)) return readAdapter({ name: out, bytes: readFileSync(out) }, model.hash);
+  if (existsSync(out)) return readAdapter(readAdapterFile(out), model.hash);
   return model.adapter ?? { model: model.hash, text: 'finetuned only', temperatures: [] };
 }
 

@@ -8,7 +8,7 @@ import { InvalidArgumentError, Option, type Command } from 'commander';
 import type { BackendChoice } from '../kernels/kernels.ts';
 import { KvError } from '../errors/errors.ts';
 import { backendChoices } from '../kernels/select.ts';
-import { adapterSuffix } from '../model/adapter-file.ts';
+import { adapterSuffix, type AdapterFile } from '../model/adapter-file.ts';
 import { loadModel, type LoadOptions } from '../model/load.ts';
 import type { Model } from '../model/model.ts';
 import type { OpenedModel } from '../model/open.ts';
@@ -72,9 +72,13 @@ export function modelPath(name: string): string {
 }
 
 /** What `--adapter` means to `loadModel`. @throws KvError "io" if the file cannot be read */
-export function namedAdapter(name: string | undefined): LoadOptions['adapter'] {
+function namedAdapter(name: string | undefined): LoadOptions['adapter'] {
   if (name === undefined) return undefined;
-  if (name === 'none') return false;
+  return name === 'none' ? false : readAdapterFile(name);
+}
+
+/** @throws KvError "io" if it cannot be read */
+export function readAdapterFile(name: string): AdapterFile {
   try {
     return { name, bytes: readFileSync(name) };
   } catch (cause) {

@@ -65,19 +65,25 @@ test('its metadata say whose it is, and for whom it was fitted', () => {
   expect(header).toContain('"fitted":"h1b:b=64 h1b:b=256 bitplane"');
 });
 
+test.each<[string, Uint8Array, RegExp]>([
+  ['a future version', file({}, { version: '3' }), /version is 3; .* reads version 2\. Update/],
+  ['a tensor of nobody', file({ r: one([1], 1) }), /tensor "r" is unknown to this .*Update/],
+])('cannot serve %s', async (_, bytes, message) => {
+  await expect(read(bytes)).rejects.toMatchObject({ name: 'KvError', code: 'unsupported' });
+  await expect(read(bytes)).rejects.toThrow(message);
+});
+
 describe('refuses', () => {
   test.each<[string, Uint8Array, RegExp]>([
     ['what is no safetensors file', new TextEncoder().encode('{"version":1}'), /is damaged\. Run/],
     ['half a file', whole.subarray(0, whole.length / 2), /is damaged\. Run h1bkv calibrate again/],
     ['somebody else’s file', withHeader('{}', []), /is no h1b-kv adapter/],
-    ['a future version', file({}, { version: '3' }), /version is 3; .* reads version 2\. Update/],
     ['a past version', file({}, { version: '1' }), /version is 1; .*calibrate again/],
     [
       'another model',
       file({}, { model: '01'.repeat(32) }),
       /another model, 010101010101; this one/,
     ],
-    ['a tensor of nobody', file({ r: one([1], 1) }), /tensor "r" is unknown to this .*Update/],
     ['a missing tensor', file({ 'h1b.64.global': one([1], 1) }), /no tensor "h1b.64.layer"/],
     ['a negative temperature', file({ 'h1b.64.global': one([1], -1) }), /not above 0/],
     ['a width that is no number', file({ 'h1b.x.global': one([1], 1) }), /for b=x/],

@@ -31,7 +31,8 @@ export function adapterBytes(adapter: Adapter): Uint8Array<ArrayBuffer> {
 
 /**
  * Reads an adapter and checks that it belongs to a model.
- * @throws KvError "format" if it is damaged, of another version or fitted for another model
+ * @throws KvError "format" if it is damaged, of a past version or fitted for another model;
+ *   "unsupported" if it is of a future version
  */
 export async function readAdapter(
   { name, bytes }: AdapterFile,
@@ -41,6 +42,8 @@ export async function readAdapter(
   const where = `adapter ${name}`;
   const refuse = (problem: string, cause?: unknown) =>
     new KvError('format', `${where}: ${problem}`, { cause });
+  const tooNew = (problem: string) =>
+    new KvError('unsupported', `${where}: ${problem} Update this package.`);
   const { tensors, metadata } = await readSafetensors(source).catch((cause: Error) => {
     throw refuse(`it is damaged. Run h1bkv calibrate again. (${cause.message})`, cause);
   });
@@ -50,8 +53,10 @@ export async function readAdapter(
     throw refuse('it is no h1b-kv adapter. Run h1bkv calibrate.');
   }
   if (found !== String(version)) {
-    const next = Number(found) > version ? 'Update this package.' : 'Run h1bkv calibrate again.';
-    throw refuse(`its version is ${found}; this program reads version ${version}. ${next}`);
+    const problem = `its version is ${found}; this program reads version ${version}.`;
+    throw Number(found) > version
+      ? tooNew(problem)
+      : refuse(`${problem} Run h1bkv calibrate again.`);
   }
   if (model !== modelHash) {
     const [theirs, ours] = [model, modelHash].map((hash) => hash.slice(0, 12));
@@ -71,7 +76,7 @@ export async function readAdapter(
   const file = new AdapterTensors(where, read);
   const parts = adapterParts.map((part) => part.read(file));
   if (file.unread !== undefined) {
-    throw refuse(`its tensor "${file.unread}" is unknown to this program. Update this package.`);
+    throw tooNew(`its tensor "${file.unread}" is unknown to this program.`);
   }
   const text = metadata.get('text') ?? '';
   return Object.assign({ model, text, temperatures: [] }, ...parts) as Adapter;
