@@ -2,13 +2,13 @@ import { KvError } from '../errors/errors.ts';
 import { finetunedOf } from './adapter.ts';
 import { expectAffine } from './affine-values.ts';
 import type { CacheMethod } from './method.ts';
-import { allocConstants, perHead, type Constant } from './constants.ts';
-import type { FinetunedMatrix } from './finetuned.ts';
+import { allocConstants, perHead } from './constants.ts';
 import { PagedCache, type PagedMethod } from './paged.ts';
 import { pageLength } from './pages.ts';
 import { gaussianProjection } from './sketch.ts';
 import { chooseTemperatures, QueryScratch } from './sketched.ts';
 import { expectSettings, wholeSetting } from './spec.ts';
+import { updateConstants, updatesByLayer } from './value-updates.ts';
 
 /**
  * The cache of the H1B-KV paper (arXiv 2510.05529), literally.
@@ -36,7 +36,6 @@ export const create: CacheMethod['create'] = (spec, shapes, kernels, adapter) =>
     const own = tuned?.layers[layer].projection;
     return own ? Int8Array.from(own) : gaussianProjection(seed, layer, nKvHeads, bits, headDimK);
   };
-  const updates = tuned?.layers.map((layer) => layer.values) ?? [];
 
   const constants = allocConstants(kernels, [
     ...shapes.map(({ nKvHeads, headDimK }, layer) => ({
@@ -45,13 +44,11 @@ export const create: CacheMethod['create'] = (spec, shapes, kernels, adapter) =>
       data: () => projectionOf(layer, nKvHeads, headDimK),
     })),
     ...temperatures.map((heads) => perHead(heads.map((t) => 1 / (bits * t)))),
-    ...updates.flat().map(matrixConstant),
+    ...updateConstants(tuned),
   ]);
   const projections = constants.slice(0, shapes.length);
   const scales = constants.slice(shapes.length, 2 * shapes.length);
   const matrices = constants.slice(2 * shapes.length);
-  const left = [...matrices];
-  const valueUpdates = updates.map((own) => left.splice(0, own.length));
   const querySketches = new QueryScratch(
     kernels,
     bits / 32,
@@ -60,7 +57,7 @@ export const create: CacheMethod['create'] = (spec, shapes, kernels, adapter) =>
 
   const method: PagedMethod = {
     spec: `h1b:b=${bits},seed=${seed},${tuned ? label : `t=${label}`}`,
-    ...(matrices.length > 0 && { valueUpdates }),
+    ...(matrices.length > 0 && { valueUpdates: updatesByLayer(tuned, matrices) }),
     layout: ({ nKvHeads, headDimV }) => ({
       keys: { dtype: 'u32', shape: [nKvHeads, pageLength, bits / 32] },
       values: { dtype: 'u8', shape: [nKvHeads, pageLength, headDimV / 2] },
@@ -87,9 +84,3 @@ export const create: CacheMethod['create'] = (spec, shapes, kernels, adapter) =>
   };
   return new PagedCache(kernels, shapes, method);
 };
-
-const matrixConstant = ({ shape, numbers }: FinetunedMatrix): Constant => ({
-  dtype: 'f32',
-  shape,
-  data: () => numbers,
-});

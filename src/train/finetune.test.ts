@@ -156,6 +156,53 @@ describe('what it leaves in the adapter', () => {
   });
 });
 
+describe('f16 and f32 with what it left', () => {
+  const logitsOf = async (model: Model, spec: string) => {
+    const cache = await model.createCache(spec);
+    const ids = windowsOf(model).heldOut(0);
+    const logits = (await model.kernels.read(
+      await model.forward([{ ids, cache }], 'all'),
+    )) as Float32Array;
+    const { codebooks } = cache.bytes();
+    cache.dispose();
+    return { logits: logits.slice(), codebooks };
+  };
+
+  test.each<[string, ValueTraining]>([
+    ['rank 2', { rank: 2 }],
+    ['full', 'full'],
+    ['none', 'none'],
+  ])('have its value projection and nothing else of it: %s', async (_, values) => {
+    const base = await forgeModel(tiny);
+    const { best } = await train(base, startFinetune(begin(base, values)), { steps: 4 });
+    const { dModel } = base.parts.config;
+    const shape = { name: 'x', projection: false };
+    const part = finetunedFrom(best, { bits: 32, seed: 1, dModel }, shape);
+    const adapter: Adapter = { model: base.hash, text: '', temperatures: [], finetuned: [part] };
+    base.dispose();
+    const model = await forgeModel(tiny, { adapter: adapterBytes(adapter) });
+    const matrices = part.layers.flatMap((layer) => layer.values);
+    const bytes = matrices.reduce((sum, { numbers }) => sum + numbers.byteLength, 0);
+    for (const name of ['f16', 'f32']) {
+      const [plain, tuned] = [
+        await logitsOf(model, name),
+        await logitsOf(model, `${name}:tuned=x`),
+      ];
+      expect(tuned.codebooks).toBe(bytes);
+      const apart = Math.max(...plain.logits.map((x, i) => Math.abs(x - tuned.logits[i])));
+      if (values === 'none') expect(apart).toBe(0);
+      else expect(apart).toBeGreaterThan(1e-3);
+      const cache = await model.createCache(`${name}:tuned=x`);
+      expect(cache.spec).toBe(`${name}:tuned=x`);
+      await expect(model.createCache(`${name}:tuned=y`)).rejects.toThrow(
+        /^cache "f(16|32)": tuned=y needs an adapter/,
+      );
+      cache.dispose();
+    }
+    model.dispose();
+  });
+});
+
 test('texts that are too short for windows are refused', async () => {
   const model = await forgeModel(tiny);
   expect(() => new TextWindows(model.tokenizer, ['short'], 24, 0)).toThrow(
