@@ -217,6 +217,42 @@ describe.skipIf(!isBuilt)('h1bkv', () => {
     });
   });
 
+  test('convert --merge makes a model of its own of what finetuning left', () => {
+    const { hash } = JSON.parse(run(['info', model, '--json']).out) as { hash: string };
+    const file = join(folder, 'merge.safetensors');
+    // The forged model has values of 2 heads of 16, out of 32.
+    const values = [{ shape: [32, 32], numbers: new Float32Array(1024).fill(0.1) }];
+    const layer = { temperatures: Float32Array.of(1, 2, 3, 4), values };
+    const finetuned = [{ name: 'x', bits: 32, seed: 3, layers: [layer, layer] }];
+    writeFileSync(file, adapterBytes({ model: hash, text: '', temperatures: [], finetuned }));
+    const target = join(folder, 'merged');
+    mkdirSync(target);
+    const out = join(target, 'out.gguf');
+    const convert = (...more: string[]) => run(['convert', model, '--out', out, ...more]);
+
+    const refused = convert('--merge', 'y', '--adapter', file);
+    expect(refused.err).toMatch(
+      /^error: convert: --merge y needs .* this model's has tuned=x\. Run/,
+    );
+    expect(refused.code).toBe(2);
+    expect(convert('--merge', 'x', '--adapter', 'none').err).toMatch(/this model has no adapter/);
+    expect(convert('--adapter', file).err).toMatch(/--adapter without --merge/);
+    expect(readdirSync(target)).toEqual([]);
+
+    const merged = convert('--merge', 'x', '--adapter', file, '--type', 'f32', '--json');
+    expect(JSON.parse(merged.out)).toMatchObject({ output: { file: out }, merged: 'x' });
+    expect(readdirSync(target)).toEqual(['out.gguf']);
+    const said = (...flags: string[]) =>
+      (
+        JSON.parse(run(generateArgs('--max-tokens', '12', '--json', ...flags)).out) as {
+          text: string;
+        }
+      ).text;
+    const tuned = said('--cache', 'f32:tuned=x', '--adapter', file);
+    expect(said('--cache', 'f32', '--model', out)).toBe(tuned);
+    expect(said('--cache', 'f32')).not.toBe(tuned);
+  });
+
   test('calibrate writes an adapter that generate finds', async () => {
     const text = join(folder, 'fit.txt');
     writeFileSync(text, 'the cat sat on the mat and the rat sat on the hat; '.repeat(5));

@@ -150,25 +150,43 @@ export function finetunedOf(
 ): Finetuned | undefined {
   const name = spec.settings.get('tuned');
   if (name === undefined) return undefined;
-  const found = adapter?.finetuned?.find((candidate) => candidate.name === name);
-  const refuse = (code: 'usage' | 'shape', problem: string) =>
-    new KvError(code, `cache "${spec.name}": tuned=${name} ${problem}`);
-  if (!found) {
-    throw refuse(
-      'usage',
-      `needs an adapter with what finetuning left under that name, and ${contentsOf(adapter)}. Run h1bkv finetune --name ${name}, or give an adapter that has it.`,
-    );
-  }
+  const asked = `cache "${spec.name}": tuned=${name}`;
+  const found = finetunedNamed(name, asked, shapes, adapter);
+  const refuse = (problem: string) => new KvError('usage', `${asked} ${problem}`);
   const own = { b: found.bits, seed: found.seed };
   for (const [key, value] of Object.entries(own)) {
     const wanted = spec.settings.get(key);
     if (wanted === undefined || wanted === String(value)) continue;
-    throw refuse('usage', `was made with ${key}=${value}, not ${wanted}. Leave out ${key}.`);
+    throw refuse(`was made with ${key}=${value}, not ${wanted}. Leave out ${key}.`);
   }
-  if (spec.settings.has('t')) throw refuse('usage', 'has temperatures of its own. Leave out t.');
+  if (spec.settings.has('t')) throw refuse('has temperatures of its own. Leave out t.');
+  return found;
+}
+
+/**
+ * The part of this name.
+ * @param asked who asks for what, as messages begin
+ * @throws KvError "usage" if the adapter has none; "shape" if it was made for other layers
+ */
+export function finetunedNamed(
+  name: string,
+  asked: string,
+  shapes: readonly LayerShape[],
+  adapter: Adapter | undefined,
+): Finetuned {
+  const found = adapter?.finetuned?.find((candidate) => candidate.name === name);
+  if (!found) {
+    throw new KvError(
+      'usage',
+      `${asked} needs an adapter with what finetuning left under that name, and ${contentsOf(adapter)}. Run h1bkv finetune --name ${name}, or give an adapter that has it.`,
+    );
+  }
   const fits =
     found.layers.length === shapes.length &&
     shapes.every((shape, i) => fitsLayer(found.layers[i], shape, found.bits));
-  if (!fits) throw refuse('shape', 'is for other layers than the model has. Run h1bkv finetune.');
-  return found;
+  if (fits) return found;
+  throw new KvError(
+    'shape',
+    `${asked} is for other layers than the model has. Run h1bkv finetune.`,
+  );
 }

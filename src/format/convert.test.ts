@@ -148,7 +148,9 @@ describe('convertGguf', () => {
       },
     };
     const sink = { write: async () => {} };
-    await convertGguf(watched, await readGguf(source), sink, 'q8_0', (...s) => steps.push(s));
+    await convertGguf(watched, await readGguf(source), sink, 'q8_0', {
+      onProgress: (...s) => steps.push(s),
+    });
     expect(steps.map(([done]) => done)).toEqual([1 << 20, 2 << 20, 3 << 20]);
     expect(steps.every(([, total]) => total === 3 << 20)).toBe(true);
     expect(largestRead).toBe(2 << 20);

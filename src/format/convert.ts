@@ -9,6 +9,19 @@ import type { ByteSink, ByteSource } from './source.ts';
 
 export type ConvertType = 'q8_0' | 'q4_0' | 'f16' | 'f32';
 
+/**
+ * What is added to some neighbouring rows of a matrix.
+ * @returns [rowCount, columns]
+ */
+export type AddedRows = (firstRow: number, rowCount: number) => Float64Array;
+
+export interface ConvertOptions {
+  /** by the names of matrices */
+  readonly added?: ReadonlyMap<string, AddedRows>;
+  /** called after every chunk, with elements done and in all */
+  readonly onProgress?: (done: number, total: number) => void;
+}
+
 /** `general.file_type` values, from llama.cpp's `llama_ftype`. */
 const fileTypes: Readonly<Record<ConvertType, number>> = { f32: 0, f16: 1, q4_0: 2, q8_0: 7 };
 
@@ -20,7 +33,6 @@ const chunkElements = 1 << 20;
  * their rows are not whole blocks of it, as llama.cpp does; vectors (norms, RoPE factors) become
  * f32; everything else, metadata and order included, stays as it is. A llama model from a Hugging
  * Face folder gets GGUF's order of rows. Some rows of one tensor are in memory at a time.
- * @param onProgress called after every chunk, with elements done and in all
  * @throws KvError "unsupported" if a matrix or vector has a type that the engine cannot read,
  *   "not-finite" if a weight is NaN or infinite, or too large for `type`
  */
@@ -29,7 +41,7 @@ export async function convertGguf(
   gguf: Gguf,
   sink: ByteSink,
   type: ConvertType,
-  onProgress?: (done: number, total: number) => void,
+  { added, onProgress }: ConvertOptions = {},
 ): Promise<void> {
   const metadata = metadataEntries(gguf);
   const pairs = pairedRows(gguf);
@@ -46,12 +58,13 @@ export async function convertGguf(
     const target = targetOf(tensor, type);
     // Before anything is written: a model that cannot be read must fail at once.
     if (target) usable(tensor);
+    const change = { target, pairs, added: added?.get(tensor.name) };
     return {
       name: tensor.name,
       type: target ? target.toUpperCase() : tensor.type,
       shape: tensor.shape,
       async *data() {
-        for await (const { bytes, elements } of convertedChunks(source, tensor, target, pairs)) {
+        for await (const { bytes, elements } of convertedChunks(source, tensor, change)) {
           yield bytes;
           onProgress?.((done += elements), total);
         }
@@ -92,12 +105,18 @@ function pairedRows(gguf: Gguf): PairedRows {
   };
 }
 
+/** What becomes of a tensor. */
+interface Change {
+  readonly target: ConvertType | undefined;
+  readonly pairs: PairedRows;
+  readonly added: AddedRows | undefined;
+}
+
 /** The tensor's bytes in its new type, some whole rows at a time. */
 async function* convertedChunks(
   source: ByteSource,
   tensor: GgufTensor,
-  target: ConvertType | undefined,
-  pairs: PairedRows,
+  { target, pairs, added }: Change,
 ): AsyncGenerator<{ bytes: Uint8Array; elements: number }> {
   const headRows = pairs(tensor);
   // A bias has one row per element where rows move.
@@ -112,7 +131,11 @@ async function* convertedChunks(
     await source.read(tensor.offset + row * rowBytes, bytes);
     const placed = headRows ? pairHalves(bytes, rowBytes, headRows) : bytes;
     const elements = count * columns;
-    yield { bytes: target ? recode(tensor, target, placed, elements) : placed, elements };
+    const rowsAdded = added?.(row, count);
+    yield {
+      bytes: target ? recode(tensor, target, placed, elements, rowsAdded) : placed,
+      elements,
+    };
   }
 }
 
@@ -132,9 +155,11 @@ function recode(
   target: ConvertType,
   bytes: Uint8Array,
   elements: number,
+  added?: Float64Array,
 ): Uint8Array {
   const { dtype } = usable(tensor);
-  if (dtype === target) return bytes;
+  if (dtype === target && !added) return bytes;
   const values = dequantize(dtype, bytes, elements);
+  added?.forEach((x, i) => (values[i] += x));
   return encode(target, values);
 }

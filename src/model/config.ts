@@ -1,3 +1,4 @@
+import type { LayerShape } from '../cache/cache.ts';
 import { ensure, KvError } from '../errors/errors.ts';
 import { getNumber, getString } from '../format/gguf-access.ts';
 import type { Gguf } from '../format/gguf.ts';
@@ -55,6 +56,13 @@ export function readConfig(gguf: Gguf, vocabSize: number): DecoderConfig {
   };
   checkConfig(config);
   return config;
+}
+
+/** The layers as a cache sees them: all alike. */
+export function layerShapes(config: DecoderConfig): LayerShape[] {
+  const { nLayers, nHeads, nKvHeads, headDimK, headDimV } = config;
+  const shape = { nHeads, nKvHeads, headDimK, headDimV, scale: 1 / Math.sqrt(headDimK) };
+  return Array.from({ length: nLayers }, () => shape);
 }
 
 function readLinearScale(gguf: Gguf, architecture: string): number {

@@ -2,7 +2,7 @@ import { ensure } from '../errors/errors.ts';
 import type { LayerShape } from '../cache/cache.ts';
 import type { KernelBuffer, Kernels, RopeStyle, Tensor } from '../kernels/kernels.ts';
 import { allocTensor, reshape, rows, tensor } from '../kernels/tensor.ts';
-import { readConfig, type DecoderConfig } from './config.ts';
+import { layerShapes, readConfig, type DecoderConfig } from './config.ts';
 import type { BatchItem, LogitRows, Network } from './model.ts';
 import { fillRopeTable, ropeFrequencies } from './rope.ts';
 import type { WeightLoader } from './weights.ts';
@@ -132,9 +132,7 @@ class Decoder implements Network {
     this.kernels = loader.kernels;
     this.vocabSize = config.vocabSize;
     this.contextLength = config.contextLength;
-    const { nHeads, nKvHeads, headDimK, headDimV } = config;
-    const shape = { nHeads, nKvHeads, headDimK, headDimV, scale: 1 / Math.sqrt(headDimK) };
-    this.layers = Array.from({ length: config.nLayers }, () => shape);
+    this.layers = layerShapes(config);
   }
 
   get weightBytes(): number {
