@@ -8,12 +8,15 @@ import { klDivergence } from '../src/eval/agreement.ts';
 import { convertGguf } from '../src/format/convert.ts';
 import { openFileSource, writeFileAtomically } from '../src/format/file-node.ts';
 import { readGguf } from '../src/format/gguf.ts';
+import { modelHash } from '../src/format/model-hash.ts';
 import { generate } from '../src/generate/generate.ts';
 import { argmax } from '../src/generate/sample.ts';
 import type { Kernels } from '../src/kernels/kernels.ts';
 import { createKernels } from '../src/kernels/select.ts';
 import { Random } from '../src/math/random.ts';
+import { adapterBytes } from '../src/model/adapter-file.ts';
 import { loadModel } from '../src/model/load.ts';
+import { mergedValues } from '../src/model/merge.ts';
 import {
   embeddedModel,
   inShared,
@@ -193,6 +196,39 @@ describe.skipIf(missing)('next-token distributions equal those of llama.cpp', ()
     for (const kl of kls) {
       expect(kl).toBeLessThanOrEqual(klBudget[options.type] ?? klBudgetBlocks);
     }
+  });
+
+  test('a model with finetuned values merged is there what its adapter makes of it here', async () => {
+    const { options } = makeCase(shapes[5], 'F32');
+    const [path, merged] = ['tuned.gguf', 'merged.gguf'].map((name) => join(folder, name));
+    await forgeGguf(path, options);
+    const random = new Random(4);
+    const ids = Array.from({ length: positions }, () => Math.floor(random.uniform() * base.vocab));
+    const source = await openFileSource(path);
+    const gguf = await readGguf(source);
+    const { nLayers, nHeads, nKvHeads, headDim, dModel } = { ...base, ...shapes[5] };
+    const matrix = (rows: number, columns: number) => ({
+      shape: [rows, columns],
+      numbers: Float32Array.from({ length: rows * columns }, () => 0.1 * random.normal()),
+    });
+    const layers = Array.from({ length: nLayers }, () => ({
+      temperatures: new Float32Array(nHeads).fill(1),
+      values: [matrix(2, dModel), matrix(nKvHeads * headDim, 2)],
+    }));
+    const finetuned = [{ name: 'x', bits: 32, seed: 0, layers }];
+    const model = await modelHash(gguf, source);
+    const bytes = adapterBytes({ model, text: '', temperatures: [], finetuned });
+    const added = await mergedValues({ gguf, source }, { name: 'x', bytes }, 'x');
+    await writeFileAtomically(merged, (sink) => convertGguf(source, gguf, sink, 'f32', { added }));
+    await source.close();
+    await writeFileAtomically(join(folder, 'tuned.adapter.safetensors'), (sink) =>
+      sink.write(bytes),
+    );
+    const theirs = await peerLogits(merged, ids, 0, base.vocab, 'F32');
+    const tuned = await ourLogits(kernels, path, 'f32:tuned=x', ids, positions);
+    const plain = await ourLogits(kernels, path, 'f32', ids, positions);
+    expect(meanKl(theirs, tuned)).toBeLessThan(klBudget.F32);
+    expect(meanKl(theirs, plain)).toBeGreaterThan(1e-4);
   });
 
   test('with Q8_0 weights we are as near to exact arithmetic as llama.cpp', () => {
