@@ -2,7 +2,8 @@ import { KvError } from '../errors/errors.ts';
 import type { LayerShape } from './cache.ts';
 import type { Finetuned } from './finetuned.ts';
 
-export type Granularity = 'global' | 'layer' | 'head';
+/** `norm`: one per head, for scores that count by the norm of the query (`ChosenTemperatures.byNorm`). */
+export type Granularity = 'global' | 'layer' | 'head' | 'norm';
 
 /** Temperatures of `h1b` that were fitted at one sketch width. */
 export interface TemperatureFit {
@@ -12,6 +13,8 @@ export interface TemperatureFit {
   readonly layer: readonly number[];
   /** [layers][nHeads] */
   readonly head: readonly (readonly number[])[];
+  /** [layers][nHeads], absent in adapters made before there was such a law */
+  readonly norm?: readonly (readonly number[])[];
 }
 
 /** What keys, values and queries of one layer look like. Matrices are symmetric and whole. */
@@ -97,7 +100,7 @@ export function statisticsOf(
 }
 
 /**
- * The adapter's temperatures as [layers][nHeads], or undefined if it has none for this width.
+ * The adapter's temperatures as [layers][nHeads], or undefined if it has none for this width and kind.
  * @throws KvError "shape" if they were fitted for other layers
  */
 export function fittedTemperatures(
@@ -108,18 +111,23 @@ export function fittedTemperatures(
 ): number[][] | undefined {
   const fit = adapter?.temperatures.find((candidate) => candidate.bits === bits);
   if (!fit) return undefined;
-  const sameShape =
-    fit.head.length === shapes.length && fit.head.every((h, i) => h.length === shapes[i].nHeads);
+  const sameShape = [fit.head, fit.norm ?? fit.head].every(
+    (layers) =>
+      layers.length === shapes.length && layers.every((h, i) => h.length === shapes[i].nHeads),
+  );
   if (!sameShape) {
     throw new KvError(
       'shape',
       `adapter: its temperatures are for ${fit.head.length} layers of ${fit.head[0]?.length} heads; the model has ${shapes.length} of ${shapes[0]?.nHeads}.`,
     );
   }
-  const pick = {
-    global: () => fit.global,
-    layer: (layer: number) => fit.layer[layer],
-    head: (layer: number, head: number) => fit.head[layer][head],
-  }[granularity];
-  return fit.head.map((heads, layer) => heads.map((_, head) => pick(layer, head)));
+  const everyHead = (pick: (layer: number) => number) =>
+    fit.head.map((heads, layer) => heads.map(() => pick(layer)));
+  const all = {
+    global: () => everyHead(() => fit.global),
+    layer: () => everyHead((layer) => fit.layer[layer]),
+    head: () => fit.head,
+    norm: () => fit.norm,
+  };
+  return all[granularity]()?.map((heads) => [...heads]);
 }

@@ -72,14 +72,20 @@ const vector = (numbers: ArrayLike<number>): NumberTensor => ({
   numbers: Float32Array.from(numbers),
 });
 
-/** `h1b.<bits>.global` [1], `h1b.<bits>.layer` [layers], `h1b.<bits>.head.<layer>` [nHeads] */
+/**
+ * `h1b.<bits>.global` [1], `h1b.<bits>.layer` [layers], `h1b.<bits>.head.<layer>` [nHeads], and since there
+ * are such, `h1b.<bits>.norm.<layer>` [nHeads]
+ */
 const temperatures: AdapterPart = {
   serves: (adapter) => adapter.temperatures.map(({ bits }) => `h1b:b=${bits}`),
   *write(adapter) {
-    for (const { bits, global, layer, head } of adapter.temperatures) {
+    for (const { bits, global, layer, head, norm } of adapter.temperatures) {
       yield [`h1b.${bits}.global`, vector([global])];
       yield [`h1b.${bits}.layer`, vector(layer)];
       for (const [i, heads] of head.entries()) yield [`h1b.${bits}.head.${i}`, vector(heads)];
+      for (const [i, heads] of (norm ?? []).entries()) {
+        yield [`h1b.${bits}.norm.${i}`, vector(heads)];
+      }
     }
   },
   read(file) {
@@ -92,7 +98,9 @@ const temperatures: AdapterPart = {
       if (!/^\d+$/.test(bits)) throw file.damaged(`it has temperatures for b=${bits}.`);
       const [[global], layer] = [take(`h1b.${bits}.global`), take(`h1b.${bits}.layer`)];
       const head = layer.map((_, i) => take(`h1b.${bits}.head.${i}`));
-      return { bits: Number(bits), global, layer, head };
+      const hasNorm = file.shapeOf(`h1b.${bits}.norm.0`) !== undefined;
+      const norm = hasNorm && layer.map((_, i) => take(`h1b.${bits}.norm.${i}`));
+      return { bits: Number(bits), global, layer, head, ...(norm && { norm }) };
     });
     return { temperatures: fits };
   },
