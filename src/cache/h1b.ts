@@ -33,7 +33,7 @@ export const create: CacheMethod['create'] = (spec, shapes, kernels, adapter) =>
     ? {
         label: tuned.name,
         temperatures: tuned.layers.map((l) => [...l.temperatures]),
-        byNorm: false,
+        byNorm: tuned.byNorm ?? false,
       }
     : chooseTemperatures(spec, bits, shapes, adapter);
   const projectionOf = (layer: number, nKvHeads: number, headDimK: number) => {

@@ -146,14 +146,16 @@ const statistics: AdapterPart = {
 
 /**
  * `finetuned.<name>.<bits>.<seed>.<layer>.` and `temperatures` [nHeads], `values.0` and `values.1`
- * [rows, columns], `projection` [rows, headDimK]
+ * [rows, columns], `projection` [rows, headDimK]; `.norm` behind the seed where temperatures follow the
+ * norm of the query
  */
 const finetuned: AdapterPart = {
   serves: (adapter) => (adapter.finetuned ?? []).map(({ name }) => `h1b:tuned=${name}`),
   *write(adapter) {
-    for (const { name, bits, seed, layers } of adapter.finetuned ?? []) {
+    for (const { name, bits, seed, byNorm, layers } of adapter.finetuned ?? []) {
+      const key = `${name}.${bits}.${seed}${byNorm ? '.norm' : ''}`;
       for (const [i, { temperatures, values, projection }] of layers.entries()) {
-        const at = `finetuned.${name}.${bits}.${seed}.${i}`;
+        const at = `finetuned.${key}.${i}`;
         yield [`${at}.temperatures`, vector(temperatures)];
         for (const [j, matrix] of values.entries()) yield [`${at}.values.${j}`, matrix];
         if (projection) yield [`${at}.projection`, vector(projection)];
@@ -162,13 +164,14 @@ const finetuned: AdapterPart = {
   },
   read(file) {
     const found = file.matches('finetuned.*.0.temperatures').map((key): Finetuned => {
-      const [name, bits, seed] = key.split('.');
+      const [name, bits, seed, norm] = key.split('.');
       const layers: FinetunedLayer[] = [];
       for (let at = `finetuned.${key}.0`; file.shapeOf(`${at}.temperatures`);) {
         layers.push(takeFinetunedLayer(file, at));
         at = `finetuned.${key}.${layers.length}`;
       }
-      return { name, bits: Number(bits), seed: Number(seed), layers };
+      const byNorm = norm === 'norm' && { byNorm: true };
+      return { name, bits: Number(bits), seed: Number(seed), ...byNorm, layers };
     });
     return found.length > 0 ? { finetuned: found } : {};
   },
