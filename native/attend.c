@@ -34,7 +34,7 @@ typedef struct {
 typedef struct {
   /* f32 [n, heads, key_dim], u32 [heads, n, words], or tables i8 [heads, n, groups, 16] */
   const void *query;
-  const float *query_scales; /* f32 [heads, n], codes only */
+  const float *query_scales; /* f32 [heads, n], or NULL: sketches without factors */
   const float *scale;        /* f32 [heads] */
   const Page *pages;
   int32_t key_form, value_form;
@@ -94,9 +94,13 @@ INLINE int32_t differing_bits(const uint32_t *a, const uint32_t *b, int32_t word
   return w < words ? sum + __builtin_popcount(a[w] ^ b[w]) : sum;
 }
 
+/** Where row r is in what has [heads, n] rows. */
+INLINE size_t query_row(const Block *b, int32_t r) {
+  return (size_t)(head_of(b, r) * b->shape->n + position_of(b, r));
+}
+
 INLINE const uint32_t *sketch_of_row(const Block *b, const Segment *s, int32_t r, int32_t words) {
-  size_t row = (size_t)(head_of(b, r) * b->shape->n + position_of(b, r));
-  return (const uint32_t *)s->query + row * (size_t)words;
+  return (const uint32_t *)s->query + query_row(b, r) * (size_t)words;
 }
 
 INLINE void score_sketch_words(Block *b, const Segment *s, const uint32_t *keys, int32_t count,
@@ -104,6 +108,7 @@ INLINE void score_sketch_words(Block *b, const Segment *s, const uint32_t *keys,
   for (int32_t r = 0; r < b->rows; r++) {
     const uint32_t *query = sketch_of_row(b, s, r, words);
     float scale = s->scale[head_of(b, r)], *out = b->weights + r * TILE;
+    if (s->query_scales) scale *= s->query_scales[query_row(b, r)];
     int32_t j = 0;
     if (counts_bits_wide(words))
       for (; j + WIDE <= count; j += WIDE) {
@@ -236,7 +241,7 @@ static void score_codes(Block *b, const Segment *s, const Page *page, int32_t sl
   for (int32_t j = 0; j < blocks * BLOCK_KEYS; j += WIDE)
     store_f32xw(alphas + j, page->key_scales ? load_half_w(page->key_scales + row + j) : splat_w(1));
   for (int32_t r = 0; r < b->rows; r++) {
-    size_t query = (size_t)(head_of(b, r) * b->shape->n + position_of(b, r));
+    size_t query = query_row(b, r);
     tables[r] = (const int8_t *)s->query + query * groups * TABLE_BYTES;
     factors[r] = s->scale[head_of(b, r)] * s->query_scales[query];
   }
@@ -294,10 +299,13 @@ static size_t table_stride(const Segment *s) {
   return s->key_form == KEYS_SKETCH ? round_up((size_t)s->words * 32 + 1, WIDE) : 0;
 }
 
-/** table[h, differing bits] = e^(logit - scale b) of every head. @returns NULL if a span is too wide */
+/**
+ * table[h, differing bits] = e^(logit - scale b) of every head.
+ * @returns NULL if a span is too wide, or each query has a factor of its own
+ */
 static const float *exp_table(const Segment *s, int32_t heads, float *table) {
   size_t stride = table_stride(s);
-  if (stride == 0) return NULL;
+  if (stride == 0 || s->query_scales) return NULL;
   for (int32_t h = 0; h < heads; h++)
     if (!(2 * s->scale[h] * (float)(s->words * 32) <= TABLE_SPAN)) return NULL;
   for (int32_t h = 0; h < heads; h++)

@@ -1,3 +1,4 @@
+import type { Adapter } from '../src/cache/adapter.ts';
 import type { KvCache, LayerShape } from '../src/cache/cache.ts';
 import { createCache } from '../src/cache/registry.ts';
 import type { Kernels } from '../src/kernels/kernels.ts';
@@ -28,9 +29,10 @@ export async function attendAll(
   shape: LayerShape,
   script: Script,
   step = 64,
+  adapter?: Adapter,
 ): Promise<{ cache: KvCache; out: Float32Array }> {
   const { nHeads, nKvHeads, headDimK, headDimV } = shape;
-  const cache = await createCache(spec, [shape], kernels);
+  const cache = await createCache(spec, [shape], kernels, adapter);
   const positions = script.k.length / (nKvHeads * headDimK);
   const all = new Float32Array(positions * nHeads * headDimV);
   for (let from = 0; from < positions; from += step) {

@@ -3,7 +3,8 @@ import type { LayerShape } from './cache.ts';
 import { fitsLayer, type Finetuned } from './finetuned.ts';
 import type { CacheSpec } from './spec.ts';
 
-export type Granularity = 'global' | 'layer' | 'head';
+/** `norm`: one per head, for scores that count by the norm of the query (`ChosenTemperatures.byNorm`). */
+export type Granularity = 'global' | 'layer' | 'head' | 'norm';
 
 /** Temperatures of `h1b` that were fitted at one sketch width. */
 export interface TemperatureFit {
@@ -13,6 +14,8 @@ export interface TemperatureFit {
   readonly layer: readonly number[];
   /** [layers][nHeads] */
   readonly head: readonly (readonly number[])[];
+  /** [layers][nHeads], absent in adapters made before there was such a law */
+  readonly norm?: readonly (readonly number[])[];
 }
 
 /** What keys, values and queries of one layer look like. Matrices are symmetric and whole. */
@@ -63,9 +66,11 @@ export interface Adapter {
 export function contentsOf(adapter: Adapter | undefined): string {
   if (!adapter) return 'this model has no adapter';
   const { temperatures, statistics, finetuned } = adapter;
-  const widths = temperatures.map(({ bits }) => bits).join(', ');
+  const widths = (fits: readonly TemperatureFit[]) => fits.map(({ bits }) => bits).join(', ');
+  const byNorm = widths(temperatures.filter(({ norm }) => norm));
   const parts = [
-    ...(widths ? [`temperatures for b=${widths}`] : []),
+    ...(temperatures.length > 0 ? [`temperatures for b=${widths(temperatures)}`] : []),
+    ...(byNorm ? [`t=norm for b=${byNorm}`] : []),
     ...(statistics ? ['statistics'] : []),
     ...(finetuned ?? []).map(({ name }) => `tuned=${name}`),
   ];
@@ -111,7 +116,7 @@ export function statisticsOf(
 }
 
 /**
- * The adapter's temperatures as [layers][nHeads], or undefined if it has none for this width.
+ * The adapter's temperatures as [layers][nHeads], or undefined if it has none for this width and kind.
  * @throws KvError "shape" if they were fitted for other layers
  */
 export function fittedTemperatures(
@@ -122,20 +127,25 @@ export function fittedTemperatures(
 ): number[][] | undefined {
   const fit = adapter?.temperatures.find((candidate) => candidate.bits === bits);
   if (!fit) return undefined;
-  const sameShape =
-    fit.head.length === shapes.length && fit.head.every((h, i) => h.length === shapes[i].nHeads);
+  const sameShape = [fit.head, fit.norm ?? fit.head].every(
+    (layers) =>
+      layers.length === shapes.length && layers.every((h, i) => h.length === shapes[i].nHeads),
+  );
   if (!sameShape) {
     throw new KvError(
       'shape',
       `adapter: its temperatures are for ${fit.head.length} layers of ${fit.head[0]?.length} heads; the model has ${shapes.length} of ${shapes[0]?.nHeads}.`,
     );
   }
-  const pick = {
-    global: () => fit.global,
-    layer: (layer: number) => fit.layer[layer],
-    head: (layer: number, head: number) => fit.head[layer][head],
-  }[granularity];
-  return fit.head.map((heads, layer) => heads.map((_, head) => pick(layer, head)));
+  const everyHead = (pick: (layer: number) => number) =>
+    fit.head.map((heads, layer) => heads.map(() => pick(layer)));
+  const all = {
+    global: () => everyHead(() => fit.global),
+    layer: () => everyHead((layer) => fit.layer[layer]),
+    head: () => fit.head,
+    norm: () => fit.norm,
+  };
+  return all[granularity]()?.map((heads) => [...heads]);
 }
 
 /**

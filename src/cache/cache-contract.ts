@@ -4,6 +4,7 @@ import { KvError } from '../errors/errors.ts';
 import type { KernelBuffer, Kernels } from '../kernels/kernels.ts';
 import { allocTensor, rows } from '../kernels/tensor.ts';
 import { Random } from '../math/random.ts';
+import type { Adapter } from './adapter.ts';
 import type { CacheState, KvCache, LayerShape } from './cache.ts';
 import { createCache } from './registry.ts';
 
@@ -33,7 +34,7 @@ function script(seed: number): Script {
 export function describeCache(
   spec: string,
   makeKernels: () => Promise<Kernels>,
-  options: { truncatesExactly: boolean },
+  options: { truncatesExactly: boolean; adapter?: Adapter },
 ): void {
   describe(`cache ${spec}`, () => {
     let kernels: Kernels;
@@ -42,7 +43,7 @@ export function describeCache(
     });
     afterAll(() => kernels.dispose());
 
-    const create = () => createCache(spec, shapes, kernels);
+    const create = () => createCache(spec, shapes, kernels, options.adapter);
 
     /** Runs positions cache.length .. to - 1 in steps of `chunk`. @returns f32 [positions, nHeads * headDimV] of the last layer */
     async function run(cache: KvCache, { k, v, q }: Script, to: number, chunk: number) {
@@ -255,7 +256,7 @@ export function describeCache(
       await run(saved, script(8), 200, 64);
       const state = await saved.save();
       const limited = limitMemory(kernels);
-      const cache = await createCache(spec, shapes, limited.kernels);
+      const cache = await createCache(spec, shapes, limited.kernels, options.adapter);
       const empty = [cache.bytes().total, kernels.allocatedBytes];
       let failures = 0;
       for (let isFull = true; isFull && failures < 100;) {
@@ -297,7 +298,7 @@ export function describeCache(
 
     test('no memory: begin throws, and the cache goes on as it was', async () => {
       const limited = limitMemory(kernels);
-      const cache = await createCache(spec, shapes, limited.kernels);
+      const cache = await createCache(spec, shapes, limited.kernels, options.adapter);
       await run(cache, script(1), 128, 64);
       const before = cache.bytes().total;
       limited.allow(1);

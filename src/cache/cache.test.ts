@@ -9,6 +9,14 @@ for (const spec of ['f32', 'f16', 'h1b', 'h1b:b=32', 'h1b:b=1024,t=0.03', 'h1b+'
   describeCache(spec, () => createKernels('auto'), { truncatesExactly: true });
 }
 
+// Six query heads in two layers, as the contract's caches have.
+const heads = [0, 1].map(() => [0.1, 0.15, 0.2, 0.25, 0.3, 0.35]);
+const fit = { bits: 64, global: 0.2, layer: [0.2, 0.2], head: heads, norm: heads };
+describeCache('h1b:b=64,t=norm', () => createKernels('auto'), {
+  truncatesExactly: true,
+  adapter: { model: '', text: '', temperatures: [fit] },
+});
+
 // Every position is written once and for good: any prefix is all there is to know.
 for (const spec of ['loki:b=64', 'q8_0', 'q4_0', 'q4_0:rotate=none']) {
   describeCache(spec, () => createKernels('auto'), { truncatesExactly: true });
@@ -90,6 +98,7 @@ describe('specs', () => {
     'h1b:t=-1',
     'h1b:t=warm',
     'h1b:t=head',
+    'h1b:t=norm',
     'h1b:seed=-1',
     'f16:b=64',
     'q4_0:rotate=45',

@@ -6,6 +6,8 @@ export interface Finetuned {
   readonly bits: number;
   /** of R, in layers without a projection of their own */
   readonly seed: number;
+  /** whether temperatures are for scores that count by the norm of the query: `ChosenTemperatures.byNorm` */
+  readonly byNorm?: boolean;
   readonly layers: readonly FinetunedLayer[];
 }
 

@@ -1,4 +1,5 @@
 import { describe, expect, test } from 'vitest';
+import { attendAll, largestDifference, normalScript } from '../../test/attend-all.ts';
 import { ReferenceKernels } from '../kernels/reference.ts';
 import { allocTensor } from '../kernels/tensor.ts';
 import { f16ToF32 } from '../math/f16.ts';
@@ -143,11 +144,56 @@ describe('temperatures', () => {
   });
 
   test('of another shape are refused', () => {
-    expect(() => fittedTemperatures(adapter, 64, 'head', shapes.slice(1))).toThrow(
-      expect.objectContaining({ code: 'shape' }),
-    );
+    const shape = expect.objectContaining({ code: 'shape' });
+    expect(() => fittedTemperatures(adapter, 64, 'head', shapes.slice(1))).toThrow(shape);
+    const [fit] = adapter.temperatures;
+    const odd = { ...adapter, temperatures: [{ ...fit, norm: [[1, 2], [3]] }] };
+    expect(() => fittedTemperatures(odd, 64, 'norm', shapes)).toThrow(shape);
   });
+
+  test('by the norm of the query are refused where the adapter has none', async () => {
+    const [fit] = adapter.temperatures;
+    const wider = { ...fit, bits: 128, norm: fit.head };
+    const both = { ...adapter, temperatures: [fit, wider] };
+    const make = (spec: string) => createCache(spec, shapes, new ReferenceKernels(), both);
+    await expect(make('h1b:b=64,t=norm')).rejects.toThrow(/b=64.*t=norm for b=128\. Run/);
+    expect((await make('h1b:b=128,t=norm')).spec).toBe('h1b:b=128,seed=0,t=norm');
+    expect((await make('loki:b=128,t=norm')).spec).toBe('loki:sketch,b=128,seed=0,t=norm');
+  });
+
+  test.each(['h1b', 'loki'])(
+    'by its norm, a query of %s has T over its root mean square',
+    async (name) => {
+      const kernels = new ReferenceKernels();
+      const shape = shapes[0];
+      const at = (temperature: number): Adapter => {
+        const heads = [[temperature, 2 * temperature]];
+        const fit = { bits: 64, global: 1, layer: [1], head: heads, norm: heads };
+        return { model: '', text: '', temperatures: [fit] };
+      };
+      const all = normalScript(new Random(8), shape, 40);
+      // Queries of one length each: 1, then 2.5.
+      const unit = all.q.map((x, i) => x / rootMeanSquare(all.q, i, shape.headDimK));
+      const run = (t: string, temperature: number, factor: number) => {
+        const script = { ...all, q: unit.map((x) => x * factor) };
+        return attendAll(`${name}:b=64,t=${t}`, kernels, shape, script, 7, at(temperature));
+      };
+      const { out: plain } = await run('head', 0.2, 1);
+      for (const factor of [1, 2.5]) {
+        const { out } = await run('norm', 0.2 * factor, factor);
+        expect(largestDifference(out, plain)).toBeLessThan(1e-5);
+      }
+      const { out: colder } = await run('norm', 0.2, 2.5);
+      expect(largestDifference(colder, plain)).toBeGreaterThan(0.1);
+    },
+  );
 });
+
+/** Of the row of x that element i belongs to. */
+function rootMeanSquare(x: Float32Array, i: number, dim: number): number {
+  const row = x.subarray(i - (i % dim), i - (i % dim) + dim);
+  return Math.sqrt(row.reduce((sum, value) => sum + value * value, 0) / dim);
+}
 
 /** Two vectors [2, dim] with this cosine between them; the first leans towards (1, ..., 1). */
 function pairAtCosine(random: Random, cosine: number, dim: number): Float32Array {

@@ -20,7 +20,8 @@ import { updateConstants, updatesByLayer } from './value-updates.ts';
  *
  * Settings: `b` bits per key (32 to 1024, default 256), `seed` of R (default 0), and `t`: a
  * temperature for all heads, or `head`, `layer`, `global` for the adapter's fit of that kind
- * (default `head` where the adapter has a fit for this b, else `defaultTemperature`). `tuned` names what
+ * (default `head` where the adapter has a fit for this b, else `defaultTemperature`), or `norm`, which is
+ * past the paper: softmax(r a / T), r = |q| / sqrt(d), T the adapter's for each head. `tuned` names what
  * finetuning left in the adapter: temperatures, and what else was trained.
  */
 export const create: CacheMethod['create'] = (spec, shapes, kernels, adapter) => {
@@ -29,8 +30,12 @@ export const create: CacheMethod['create'] = (spec, shapes, kernels, adapter) =>
   const bits = wholeSetting(spec, 'b', tuned?.bits ?? 256, { min: 32, max: 1024, step: 32 });
   const seed = wholeSetting(spec, 'seed', tuned?.seed ?? 0, { min: 0, max: 65535 });
   for (const shape of shapes) expectAffine(spec.name, shape, 4);
-  const { label, temperatures } = tuned
-    ? { label: `tuned=${tuned.name}`, temperatures: tuned.layers.map((l) => [...l.temperatures]) }
+  const { label, temperatures, byNorm } = tuned
+    ? {
+        label: tuned.name,
+        temperatures: tuned.layers.map((l) => [...l.temperatures]),
+        byNorm: tuned.byNorm ?? false,
+      }
     : chooseTemperatures(spec, bits, shapes, adapter);
   const projectionOf = (layer: number, nKvHeads: number, headDimK: number) => {
     const own = tuned?.layers[layer].projection;
@@ -53,10 +58,11 @@ export const create: CacheMethod['create'] = (spec, shapes, kernels, adapter) =>
     kernels,
     bits / 32,
     Math.max(...shapes.map((s) => s.nHeads)),
+    byNorm,
   );
 
   const method: PagedMethod = {
-    spec: `h1b:b=${bits},seed=${seed},${tuned ? label : `t=${label}`}`,
+    spec: `h1b:b=${bits},seed=${seed},${tuned ? 'tuned' : 't'}=${label}`,
     ...(matrices.length > 0 && { valueUpdates: updatesByLayer(tuned, matrices) }),
     layout: ({ nKvHeads, headDimV }) => ({
       keys: { dtype: 'u32', shape: [nKvHeads, pageLength, bits / 32] },
@@ -70,9 +76,8 @@ export const create: CacheMethod['create'] = (spec, shapes, kernels, adapter) =>
       kernels.storeAffine(v, page.values, page.valueParams, 4, slot, { clip: false });
     },
     read: (layer, q) => {
-      const query = querySketches.get(q.shape[0], shapes[layer].nHeads);
-      kernels.storeSketch(q, projections[layer], query, 0);
-      return { keyForm: 'sketch', valueForm: 'affine4', query, scale: scales[layer] };
+      const query = querySketches.sketch(q, projections[layer]);
+      return { keyForm: 'sketch', valueForm: 'affine4', ...query, scale: scales[layer] };
     },
     codebookBytes: () =>
       [...projections, ...matrices].reduce((sum, t) => sum + t.buffer.sizeBytes, 0),

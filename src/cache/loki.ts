@@ -22,7 +22,7 @@ export const create: CacheMethod['create'] = (spec, shapes, kernels, adapter) =>
   expectSettings(spec, ['keys', 'b', 'seed', 't']);
   const bits = wholeSetting(spec, 'b', 256, { min: 32, max: 1024, step: 32 });
   const seed = wholeSetting(spec, 'seed', 0, { min: 0, max: 65535 });
-  const { label, temperatures } = chooseTemperatures(spec, bits, shapes, adapter);
+  const { label, temperatures, byNorm } = chooseTemperatures(spec, bits, shapes, adapter);
 
   const constants = allocConstants(kernels, [
     ...shapes.map(({ nKvHeads, headDimK }, layer) => ({
@@ -35,7 +35,7 @@ export const create: CacheMethod['create'] = (spec, shapes, kernels, adapter) =>
   const projections = constants.slice(0, shapes.length);
   const scales = constants.slice(shapes.length);
   const mostHeads = Math.max(...shapes.map(({ nHeads }) => nHeads));
-  const querySketches = new QueryScratch(kernels, bits / 32, mostHeads);
+  const querySketches = new QueryScratch(kernels, bits / 32, mostHeads, byNorm);
 
   const method: PagedMethod = {
     spec: `loki:sketch,b=${bits},seed=${seed},t=${label}`,
@@ -49,9 +49,8 @@ export const create: CacheMethod['create'] = (spec, shapes, kernels, adapter) =>
       kernels.storeRows(v, page.values, slot);
     },
     read: (layer, q) => {
-      const query = querySketches.get(q.shape[0], shapes[layer].nHeads);
-      kernels.storeSketch(q, projections[layer], query, 0);
-      return { keyForm: 'sketch', valueForm: 'f16', query, scale: scales[layer] };
+      const query = querySketches.sketch(q, projections[layer]);
+      return { keyForm: 'sketch', valueForm: 'f16', ...query, scale: scales[layer] };
     },
     codebookBytes: () => projections.reduce((sum, r) => sum + r.buffer.sizeBytes, 0),
     scratchBytes: () => querySketches.sizeBytes,

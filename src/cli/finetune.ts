@@ -1,8 +1,9 @@
 import { existsSync, readFileSync } from 'node:fs';
 import { InvalidArgumentError, Option, type Command } from 'commander';
-import { fittedTemperatures, type Adapter } from '../cache/adapter.ts';
+import type { Adapter } from '../cache/adapter.ts';
 import { finetunedName } from '../cache/finetuned.ts';
-import { defaultTemperature } from '../cache/sketched.ts';
+import { chooseTemperatures } from '../cache/sketched.ts';
+import { parseSpec } from '../cache/spec.ts';
 import { ensure } from '../errors/errors.ts';
 import { writeFileAtomically } from '../format/file-node.ts';
 import { adapterBytes, readAdapter } from '../model/adapter-file.ts';
@@ -33,6 +34,7 @@ interface FinetuneFlags extends ModelFlags {
   readonly text: string[];
   readonly values: ValueTraining;
   readonly projection?: boolean;
+  readonly norm?: boolean;
   readonly bits: number;
   readonly seed: number;
   readonly name?: string;
@@ -68,6 +70,7 @@ export function define(command: Command): void {
         .default({ rank: 2 }, 'rank:2'),
     )
     .option('--projection', 'train the projection of the sketches as well')
+    .option('--norm', 'let temperatures follow the norm of each query, as t=norm does')
     .option('--bits <n>', 'bits of a key sketch', width, 256)
     .option('--seed <n>', 'of the projection and of the order of texts', wholeNumber(0, 65535), 0)
     .option('--name <word>', 'what h1b:tuned=<word> will call it (default: from what is trained)')
@@ -118,7 +121,8 @@ async function run(flags: FinetuneFlags): Promise<void> {
       flags.seed,
     );
     const start = startOf(model, flags);
-    const options = { ...flags, rates: ratesOf(flags) };
+    const byNorm = start.byNorm && { byNorm: true };
+    const options = { ...flags, ...byNorm, rates: ratesOf(flags) };
     const identity = JSON.stringify({
       ...start,
       ...options,
@@ -153,9 +157,10 @@ async function run(flags: FinetuneFlags): Promise<void> {
 
 const notOfTheRun = ['text', 'backend', 'threads', 'adapter', 'out', 'run', 'json', 'patience'];
 
-const nameOf = ({ values, projection }: FinetuneFlags) =>
+const nameOf = ({ values, projection, norm }: FinetuneFlags) =>
   (values === 'none' ? 't' : values === 'full' ? 'full' : `rank${values.rank}`) +
-  (projection ? '-r' : '');
+  (projection ? '-r' : '') +
+  (norm ? '-norm' : '');
 
 const filesOf = (base: string) => ({
   checkpoint: `${base}.safetensors`,
@@ -176,11 +181,12 @@ function ratesOf({ rate, projection }: FinetuneFlags) {
   };
 }
 
-function startOf(model: Model, { bits, seed, values }: FinetuneFlags): TuningStart {
-  const fitted = fittedTemperatures(model.adapter, bits, 'head', model.layers);
-  const temperatures =
-    fitted ?? model.layers.map(({ nHeads }) => Array<number>(nHeads).fill(defaultTemperature));
-  return { bits, seed, values, dModel: model.parts.config.dModel, temperatures };
+/** Begins with the temperatures that calibration found, if it did. */
+function startOf(model: Model, { bits, seed, values, norm }: FinetuneFlags): TuningStart {
+  const spec = parseSpec(norm ? 'h1b:t=norm' : 'h1b');
+  const { temperatures, byNorm } = chooseTemperatures(spec, bits, model.layers, model.adapter);
+  const { dModel } = model.parts.config;
+  return { bits, seed, values, dModel, temperatures, ...(byNorm && { byNorm }) };
 }
 
 async function save(

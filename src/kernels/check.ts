@@ -198,6 +198,7 @@ function expectKeys(segment: Segment, shape: AttendShape, page: Page | undefined
   const { keyForm, query, queryScales, pageLength } = segment;
   if (keyForm === 'sketch') {
     expectTensor('attend', 'query', query, 'u32', [nHeads, n, -1]);
+    if (queryScales) expectTensor('attend', 'queryScales', queryScales, 'f32', [nHeads, n]);
     const shapeOfKeys = [nKvHeads, pageLength, query.shape[2]];
     if (page) expectTensor('attend', 'sketch page keys', page.keys, 'u32', shapeOfKeys);
   } else if (keyForm === 'codes') {

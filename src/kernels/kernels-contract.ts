@@ -195,6 +195,8 @@ export interface AttendCase {
   readonly codeGroups?: number;
   /** Pages of codes without scales. */
   readonly unscaled?: boolean;
+  /** Sketched queries with factors of their own. */
+  readonly queryFactors?: boolean;
   readonly segments: readonly {
     readonly keyForm: KeyForm;
     readonly valueForm: ValueForm;
@@ -262,7 +264,11 @@ function floatQuery(w: Workspace, random: Random, { shape }: AttendCase): Random
 function sketchQuery(w: Workspace, random: Random, c: AttendCase): RandomQuery {
   const shape = [c.shape.nHeads, c.shape.n, c.sketchWords];
   const query = w.put('u32', shape, words(random, elementCount(shape)));
-  return { query: { query }, spread: 3 / Math.sqrt(c.sketchWords * 32) };
+  const spread = 3 / Math.sqrt(c.sketchWords * 32);
+  if (!c.queryFactors) return { query: { query }, spread };
+  const rows = shape.slice(0, 2);
+  const factors = Float32Array.from({ length: elementCount(rows) }, () => 2 * random.uniform());
+  return { query: { query, queryScales: w.f32(rows, factors) }, spread };
 }
 
 /** Entries up to the largest that `queryTables` makes. */
@@ -306,6 +312,20 @@ export const attendCases: Readonly<Record<string, AttendCase>> = {
     pageLength: 128,
     sketchWords: 8,
     segments: [{ keyForm: 'sketch', valueForm: 'affine4', first: 0, length: 2500, ...everywhere }],
+  },
+  'sketches with factors of queries, more than one split': {
+    shape: { n: 2, start: 2498, nHeads: 9, nKvHeads: 3, headDimK: 64, headDimV: 64 },
+    pageLength: 128,
+    sketchWords: 8,
+    queryFactors: true,
+    segments: [{ keyForm: 'sketch', valueForm: 'affine4', first: 0, length: 2500, ...everywhere }],
+  },
+  'sketches with factors of queries, prefill of several blocks': {
+    shape: { n: 33, start: 100, nHeads: 4, nKvHeads: 2, headDimK: 80, headDimV: 80 },
+    pageLength: 48,
+    sketchWords: 3,
+    queryFactors: true,
+    segments: [{ keyForm: 'sketch', valueForm: 'f16', first: 0, length: 133, ...everywhere }],
   },
   'causal prefill of several blocks': {
     shape: { n: 33, start: 100, nHeads: 9, nKvHeads: 3, headDimK: 64, headDimV: 96 },

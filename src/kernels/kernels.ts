@@ -95,7 +95,10 @@ export interface Segment {
   readonly keyForm: KeyForm;
   readonly valueForm: ValueForm;
   readonly query: Tensor;
-  /** f32 [H, n], what `queryTables` wrote; for `codes` only */
+  /**
+   * f32 [H, n], factors of the raw scores: for `codes` what `queryTables` wrote, for `sketch` what the
+   * caller likes (none: 1)
+   */
   readonly queryScales?: Tensor;
   readonly pages: readonly Page[];
   /** P; slot s of page p holds position first + p P + s */

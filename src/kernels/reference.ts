@@ -333,6 +333,7 @@ export class ReferenceKernels implements Kernels {
       for (let w = 0; w < words; w++) {
         raw += 32 - 2 * popcount(query[(h * n + i) * words + w] ^ keys[row * words + w]);
       }
+      if (segment.queryScales) raw *= this.f32(segment.queryScales)[h * n + i];
     } else if (segment.keyForm === 'codes') {
       const groups = segment.query.shape[2];
       const slot = j % segment.pageLength;

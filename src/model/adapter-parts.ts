@@ -72,14 +72,20 @@ const vector = (numbers: ArrayLike<number>): NumberTensor => ({
   numbers: Float32Array.from(numbers),
 });
 
-/** `h1b.<bits>.global` [1], `h1b.<bits>.layer` [layers], `h1b.<bits>.head.<layer>` [nHeads] */
+/**
+ * `h1b.<bits>.global` [1], `h1b.<bits>.layer` [layers], `h1b.<bits>.head.<layer>` [nHeads], and since there
+ * are such, `h1b.<bits>.norm.<layer>` [nHeads]
+ */
 const temperatures: AdapterPart = {
   serves: (adapter) => adapter.temperatures.map(({ bits }) => `h1b:b=${bits}`),
   *write(adapter) {
-    for (const { bits, global, layer, head } of adapter.temperatures) {
+    for (const { bits, global, layer, head, norm } of adapter.temperatures) {
       yield [`h1b.${bits}.global`, vector([global])];
       yield [`h1b.${bits}.layer`, vector(layer)];
       for (const [i, heads] of head.entries()) yield [`h1b.${bits}.head.${i}`, vector(heads)];
+      for (const [i, heads] of (norm ?? []).entries()) {
+        yield [`h1b.${bits}.norm.${i}`, vector(heads)];
+      }
     }
   },
   read(file) {
@@ -92,7 +98,9 @@ const temperatures: AdapterPart = {
       if (!/^\d+$/.test(bits)) throw file.damaged(`it has temperatures for b=${bits}.`);
       const [[global], layer] = [take(`h1b.${bits}.global`), take(`h1b.${bits}.layer`)];
       const head = layer.map((_, i) => take(`h1b.${bits}.head.${i}`));
-      return { bits: Number(bits), global, layer, head };
+      const hasNorm = file.shapeOf(`h1b.${bits}.norm.0`) !== undefined;
+      const norm = hasNorm && layer.map((_, i) => take(`h1b.${bits}.norm.${i}`));
+      return { bits: Number(bits), global, layer, head, ...(norm && { norm }) };
     });
     return { temperatures: fits };
   },
@@ -138,14 +146,16 @@ const statistics: AdapterPart = {
 
 /**
  * `finetuned.<name>.<bits>.<seed>.<layer>.` and `temperatures` [nHeads], `values.0` and `values.1`
- * [rows, columns], `projection` [rows, headDimK]
+ * [rows, columns], `projection` [rows, headDimK]; `.norm` behind the seed where temperatures follow the
+ * norm of the query
  */
 const finetuned: AdapterPart = {
   serves: (adapter) => (adapter.finetuned ?? []).map(({ name }) => `h1b:tuned=${name}`),
   *write(adapter) {
-    for (const { name, bits, seed, layers } of adapter.finetuned ?? []) {
+    for (const { name, bits, seed, byNorm, layers } of adapter.finetuned ?? []) {
+      const key = `${name}.${bits}.${seed}${byNorm ? '.norm' : ''}`;
       for (const [i, { temperatures, values, projection }] of layers.entries()) {
-        const at = `finetuned.${name}.${bits}.${seed}.${i}`;
+        const at = `finetuned.${key}.${i}`;
         yield [`${at}.temperatures`, vector(temperatures)];
         for (const [j, matrix] of values.entries()) yield [`${at}.values.${j}`, matrix];
         if (projection) yield [`${at}.projection`, vector(projection)];
@@ -154,13 +164,14 @@ const finetuned: AdapterPart = {
   },
   read(file) {
     const found = file.matches('finetuned.*.0.temperatures').map((key): Finetuned => {
-      const [name, bits, seed] = key.split('.');
+      const [name, bits, seed, norm] = key.split('.');
       const layers: FinetunedLayer[] = [];
       for (let at = `finetuned.${key}.0`; file.shapeOf(`${at}.temperatures`);) {
         layers.push(takeFinetunedLayer(file, at));
         at = `finetuned.${key}.${layers.length}`;
       }
-      return { name, bits: Number(bits), seed: Number(seed), layers };
+      const byNorm = norm === 'norm' && { byNorm: true };
+      return { name, bits: Number(bits), seed: Number(seed), ...byNorm, layers };
     });
     return found.length > 0 ? { finetuned: found } : {};
   },

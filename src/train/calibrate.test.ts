@@ -62,6 +62,8 @@ async function record(): Promise<Step[]> {
 interface Row {
   readonly exact: number[];
   readonly sketch: number[];
+  /** root mean square of the query */
+  readonly r: number;
 }
 
 /** [layer][head] -> rows, in plain arithmetic. */
@@ -87,6 +89,7 @@ function scoreRows(steps: readonly Step[], b: number): Row[][][] {
         const querySigns = signs(kvHead, query);
         const positions = Array.from({ length: i + 1 }, (_, j) => j);
         out[layer][head].push({
+          r: Math.sqrt(dot(query, query) / d),
           exact: positions.map((j) => scale * dot(keyOf(j), query)),
           sketch: positions.map((j) => {
             const hamming = querySigns.reduce((h, s, r) => h + Number(s !== keySigns[j][r]), 0);
@@ -99,15 +102,16 @@ function scoreRows(steps: readonly Step[], b: number): Row[][][] {
   return out;
 }
 
-/** Mean KL(softmax(exact) || softmax(sketch / t)). */
-function loss(rows: readonly Row[], t: number): number {
+/** Mean KL(softmax(exact) || softmax(sketch / t)), t divided by r if `byNorm`. */
+function loss(rows: readonly Row[], t: number, byNorm: boolean): number {
   const logSoftmax = (logits: number[]) => {
     const max = Math.max(...logits);
     const log = max + Math.log(logits.reduce((sum, x) => sum + Math.exp(x - max), 0));
     return logits.map((x) => x - log);
   };
-  const total = rows.reduce((sum, { exact, sketch }) => {
-    const [p, q] = [logSoftmax(exact), logSoftmax(sketch.map((s) => s / t))];
+  const total = rows.reduce((sum, { exact, sketch, r }) => {
+    const beta = (byNorm ? r : 1) / t;
+    const [p, q] = [logSoftmax(exact), logSoftmax(sketch.map((s) => beta * s))];
     return sum + p.reduce((kl, logP, j) => kl + Math.exp(logP) * (logP - q[j]), 0);
   }, 0);
   return total / rows.length;
@@ -127,12 +131,14 @@ describe('the fit', () => {
     const steps = await record();
     for (const fit of adapter.temperatures) {
       const rows = scoreRows(steps, fit.bits);
-      const expectMinimum = (t: number, group: Row[]) => {
+      const expectMinimum = (t: number, group: Row[], byNorm = false) => {
         for (const factor of [1 / 1.3, 1 / 1.08, 1.08, 1.3]) {
-          expect(loss(group, t * factor)).toBeGreaterThan(loss(group, t));
+          expect(loss(group, t * factor, byNorm)).toBeGreaterThan(loss(group, t, byNorm));
         }
       };
       fit.head.forEach((heads, l) => heads.forEach((t, h) => expectMinimum(t, rows[l][h])));
+      expect(fit.norm?.length).toBe(2);
+      fit.norm?.forEach((heads, l) => heads.forEach((t, h) => expectMinimum(t, rows[l][h], true)));
       fit.layer.forEach((t, l) => expectMinimum(t, rows[l].flat()));
       expectMinimum(fit.global, rows.flat(2));
     }
@@ -147,7 +153,10 @@ describe('the fit', () => {
     const bytes = adapterBytes(adapter);
     expect(await readAdapter({ name: 'test', bytes }, model.hash)).toEqual(adapter);
     const fitted = await forgeModel({}, { adapter: bytes });
-    expect((await fitted.createCache('h1b:b=32')).spec).toBe('h1b:b=32,seed=0,t=head');
+    for (const t of ['head', 'norm']) {
+      const spec = `h1b:b=32,seed=0,t=${t}`;
+      expect((await fitted.createCache(`h1b:b=32,t=${t}`)).spec).toBe(spec);
+    }
     fitted.dispose();
   });
 });

@@ -1,5 +1,6 @@
 import type { Adapter, TemperatureFit } from '../cache/adapter.ts';
 import { gaussianProjection } from '../cache/sketch.ts';
+import { rootMeanSquares } from '../cache/sketched.ts';
 import { ensure } from '../errors/errors.ts';
 import type { Kernels, Segment, Tensor } from '../kernels/kernels.ts';
 import { allocTensor } from '../kernels/tensor.ts';
@@ -22,7 +23,8 @@ export interface CalibrateOptions {
 /**
  * Fits the temperatures of `h1b` to a model: for each head the T that minimises the divergence
  * KL(softmax(exact) || softmax(a / T)) of its attention weights, averaged over the queries of a
- * text. The loss is convex in 1 / T, so the best candidate, refined by a parabola, is the minimum.
+ * text, and once more with softmax(r a / T), r the root mean square of the query (`t=norm`). The loss is
+ * convex in 1 / T, so the best candidate, refined by a parabola, is the minimum.
  * Needs no gradients and holds the scores of one layer at a time.
  * @param text a few hundred tokens or more, of the kind that the model will see
  * @throws KvError "usage" if the text has fewer than 64 tokens
@@ -60,11 +62,17 @@ export async function calibrate(
 /** Loss of every candidate temperature, summed over queries: [candidates]. */
 type LossCurve = Float64Array;
 
+/** Of one head: logits a / T, and r a / T. */
+interface HeadCurves {
+  readonly plain: LossCurve;
+  readonly norm: LossCurve;
+}
+
 /** Looks on at an f32 cache: on each `attend` it compares exact and sketched scores. */
 class Probe {
   private readonly kernels: Kernels;
   /** [bits][layer][head] */
-  private readonly curves: LossCurve[][][];
+  private readonly curves: HeadCurves[][][];
   /** [bits], made when they are needed */
   private readonly losses: Losses[] = [];
   private keys: Tensor | undefined;
@@ -77,7 +85,10 @@ class Probe {
     this.kernels = model.kernels;
     this.curves = bits.map(() =>
       model.layers.map(({ nHeads }) =>
-        Array.from({ length: nHeads }, () => new Float64Array(candidates.length)),
+        Array.from({ length: nHeads }, () => ({
+          plain: new Float64Array(candidates.length),
+          norm: new Float64Array(candidates.length),
+        })),
       ),
     );
   }
@@ -91,10 +102,14 @@ class Probe {
     ensure(keys !== undefined, 'usage', () => 'calibrate: attend came before append.');
     const exact = this.scores(layer, q, keys);
     toWeights(exact);
+    const { nHeads, headDimK } = this.model.layers[layer];
+    const norms = rootMeanSquares(this.kernels.view(q) as Float32Array, nHeads, headDimK);
     this.bits.forEach((bits, i) => {
       const raw = this.scores(layer, q, keys, bits);
       const losses = (this.losses[i] ??= new Losses(bits));
-      this.curves[i][layer].forEach((curve, head) => losses.add(curve, exact, raw, head));
+      this.curves[i][layer].forEach((curves, head) => {
+        losses.add(curves, exact, raw, norms, head);
+      });
     });
   }
 
@@ -141,11 +156,13 @@ class Probe {
 
   fit(bits: number, index: number): TemperatureFit {
     const layers = this.curves[index];
+    const plain = layers.map((heads) => heads.map((curves) => curves.plain));
     return {
       bits,
-      global: best(sum(layers.flat())),
-      layer: layers.map((heads) => best(sum(heads))),
-      head: layers.map((heads) => heads.map(best)),
+      global: best(sum(plain.flat())),
+      layer: plain.map((heads) => best(sum(heads))),
+      head: plain.map((heads) => heads.map(best)),
+      norm: layers.map((heads) => heads.map(({ norm }) => best(norm))),
     };
   }
 }
@@ -168,30 +185,29 @@ function toWeights({ n, logits }: ScoreTable): void {
   }
 }
 
-/** Losses at one sketch width. Scores of sketches are integers: their exponentials come from a table. */
+/** Losses at one sketch width. Scores of sketches are integers of which few are possible: they are counted. */
 class Losses {
-  /** exp(-2 k / (b T)) for the k-th step below the best score, [candidates, b + 1] */
-  private readonly powers: Float64Array;
-  /** how many positions of a row are k steps below its best, [b + 1]; zero between calls */
+  /** how many positions of a row are k steps of 2 below its best, [b + 1] */
   private readonly counts: Int32Array;
 
   constructor(private readonly bits: number) {
     this.counts = new Int32Array(bits + 1);
-    this.powers = Float64Array.from({ length: candidates.length * (bits + 1) }, (_, at) => {
-      const t = candidates[Math.floor(at / (bits + 1))];
-      return Math.exp((-2 * (at % (bits + 1))) / (bits * t));
-    });
   }
 
   /**
-   * Adds KL(p || softmax(raw / (b T))) of every query of a head to the curve, less the entropy of p,
-   * which no T changes: logsumexp(s / T) - sum_j p_j s_j / T with s = raw / b.
-   * @param weights p; row i is defined up to column i, as that of raw
+   * Adds KL(p || softmax(r raw / (b T))) of every query of a head to its curves, less the entropy of p,
+   * which no T changes: logsumexp(r s / T) - r sum_j p_j s_j / T with s = raw / b, and r = 1 in `plain`.
+   * @param weights p; row i is defined up to column i, as that of raw @param norms r, [heads, n]
    */
-  add(curve: LossCurve, weights: ScoreTable, raw: ScoreTable, head: number): void {
-    const { bits, counts, powers } = this;
+  add(
+    curves: HeadCurves,
+    weights: ScoreTable,
+    raw: ScoreTable,
+    norms: Float32Array,
+    head: number,
+  ): void {
+    const { counts } = this;
     const { n } = weights;
-    const steps = new Int32Array(n);
     for (let i = 1; i < n; i++) {
       const start = (head * n + i) * n;
       let [top, expected] = [-Infinity, 0];
@@ -199,18 +215,28 @@ class Losses {
         expected += weights.logits[j] * raw.logits[j];
         if (raw.logits[j] > top) top = raw.logits[j];
       }
-      let distinct = 0;
+      let last = 0;
       for (let j = start; j <= start + i; j++) {
         const step = (top - raw.logits[j]) / 2;
-        if (counts[step]++ === 0) steps[distinct++] = step;
+        counts[step]++;
+        if (step > last) last = step;
       }
-      for (let c = 0; c < candidates.length; c++) {
-        let mass = 0;
-        const row = c * (bits + 1);
-        for (let k = 0; k < distinct; k++) mass += counts[steps[k]] * powers[row + steps[k]];
-        curve[c] += Math.log(mass) + (top - expected) / (bits * candidates[c]);
-      }
-      for (let k = 0; k < distinct; k++) counts[steps[k]] = 0;
+      this.addQuery(curves.plain, 1, top - expected, last);
+      this.addQuery(curves.norm, norms[head * n + i], top - expected, last);
+      counts.fill(0, 0, last + 1);
+    }
+  }
+
+  /** @param below how far the expected raw score is below the best @param last highest step that was counted */
+  private addQuery(curve: LossCurve, r: number, below: number, last: number): void {
+    const { bits, counts } = this;
+    for (let c = 0; c < candidates.length; c++) {
+      const beta = r / (bits * candidates[c]);
+      const step = Math.exp(-2 * beta);
+      // Sum of counts[k] step^k, by Horner's rule.
+      let mass = 0;
+      for (let k = last; k >= 0; k--) mass = mass * step + counts[k];
+      curve[c] += Math.log(mass) + below * beta;
     }
   }
 }

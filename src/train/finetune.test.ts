@@ -89,23 +89,26 @@ describe('a run', () => {
 });
 
 describe('what it leaves in the adapter', () => {
-  const kinds: [string, ValueTraining, boolean][] = [
-    ['temperatures', 'none', false],
-    ['a product of rank 2', { rank: 2 }, false],
-    ['a whole value projection and sketches', 'full', true],
+  const kinds: [string, ValueTraining, boolean, boolean][] = [
+    ['temperatures', 'none', false, false],
+    ['temperatures by norm', 'none', false, true],
+    ['a product of rank 2', { rank: 2 }, false, false],
+    ['a whole value projection and sketches, by norm', 'full', true, true],
   ];
   test.each(kinds)(
     'makes the engine compute what training did: %s',
-    async (_n, values, projection) => {
+    async (_n, values, projection, byNorm) => {
       const base = await forgeModel(tiny, { backend: 'reference' });
       const change = { steps: 2, evaluateEvery: 2, heldOut: 1, batch: 1 };
       const rates = { ...options.rates, projection: projection ? 4 : 0 };
       const { best: tuning } = await train(base, startFinetune(begin(base, values)), {
         ...change,
         rates,
+        byNorm,
       });
       const { dModel } = base.parts.config;
-      const part = finetunedFrom(tuning, { bits: 32, seed: 1, dModel }, { name: 'x', projection });
+      const start = { bits: 32, seed: 1, dModel, byNorm };
+      const part = finetunedFrom(tuning, start, { name: 'x', projection });
       const adapter: Adapter = { model: base.hash, text: '', temperatures: [], finetuned: [part] };
 
       const model = await forgeModel(tiny, {
@@ -114,7 +117,7 @@ describe('what it leaves in the adapter', () => {
       });
       expect(model.adapter).toEqual(adapter);
       const ids = windowsOf(model).heldOut(0);
-      const decoder = new TunedDecoder(model, { bits: 32, surrogate: false });
+      const decoder = new TunedDecoder(model, { bits: 32, byNorm, surrogate: false });
       const { logits: trained } = decoder.forward(ids, tuning);
       const [cache, other] = [
         await model.createCache('h1b:tuned=x'),

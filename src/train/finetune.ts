@@ -14,6 +14,8 @@ import {
 
 export interface FinetuneOptions {
   readonly bits: number;
+  /** as in `SketchSettings` */
+  readonly byNorm?: boolean;
   /** windows of a step */
   readonly batch: number;
   readonly steps: number;
@@ -67,7 +69,8 @@ export async function* finetune(
   options: FinetuneOptions,
   state: FinetuneState,
 ): AsyncGenerator<FinetuneState> {
-  const decoder = new TunedDecoder(model, { bits: options.bits, surrogate: false });
+  const { bits, byNorm } = options;
+  const decoder = new TunedDecoder(model, { bits, ...(byNorm && { byNorm }), surrogate: false });
   try {
     if (state.history.length === 0) yield await evaluate(model, decoder, windows, options, state);
     while (state.step < options.steps && !isStale(state, options.patience)) {

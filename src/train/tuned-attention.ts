@@ -1,12 +1,14 @@
 /**
  * Attention of the H1B-KV paper over one window, forward and in reverse.
  *
- * With û = q / |q| and u = R û, the sketch is sign(u), the weights are softmax(<s_q, s_k> / (b T)).
+ * With û = q / |q| and u = R û, the sketch is sign(u), the weights are softmax(beta <s_q, s_k>), beta being
+ * 1 / (b T), or by norm r / (b T) with r = |q| / sqrt(d).
  * Signs and value codes have no useful derivative, so gradients go straight through them: a sign
  * counts as tanh(2 u), whose mean slope is that of the sketch's expectation where q and k are at
  * right angles, and codes count as the values that they stand for.
  */
 import { projectionStep } from '../cache/sketch.ts';
+import { rootMeanSquares } from '../cache/sketched.ts';
 import type { LayerShape } from '../cache/cache.ts';
 import { quantizeAffine } from '../kernels/affine.ts';
 import { f16ToF32 } from '../math/f16.ts';
@@ -36,6 +38,8 @@ export interface AttentionTape {
 
 export interface SketchSettings {
   readonly bits: number;
+  /** whether scores count by the norm of the query, as in `ChosenTemperatures` */
+  readonly byNorm?: boolean;
   /** computes what gradients are taken of: tanh instead of signs, no codes, R not rounded */
   readonly surrogate: boolean;
 }
@@ -56,10 +60,11 @@ export class TunedAttention {
     const querySigns = this.signs(layer, rows.q, nHeads);
     const keySigns = this.signs(layer, rows.k, nKvHeads);
     const out = new Float32Array(n * nHeads * headDimV);
+    const betas = this.betas(layer, rows.q);
     const weights = querySigns.map((signs, head) => {
       const group = this.group(head);
       const scores = this.arrays.product(signs, keySigns[group], bits);
-      softmaxRows(scores, n, Math.exp(-layer.logT[head]) / bits);
+      softmaxRows(scores, n, betas[head]);
       const values = columnsOf(v, nKvHeads, headDimV, group);
       const attended = this.arrays.product(scores, transpose(values, headDimV), n);
       addColumns(out, nHeads, headDimV, head, attended);
@@ -77,10 +82,11 @@ export class TunedAttention {
   ): AttentionRows {
     const { arrays } = this;
     const { nHeads, nKvHeads, headDimK, headDimV } = this.shape;
-    const { bits } = this.settings;
+    const { bits, byNorm } = this.settings;
     const n = rows.v.length / nKvHeads / headDimV;
     const d = { q: zeros(rows.q), k: zeros(rows.k), v: zeros(rows.v) };
     const dKeySigns = keySigns.map(zeros);
+    const betas = this.betas(layer, rows.q);
     weights.forEach((p, head) => {
       const group = this.group(head);
       const dHead = columnsOf(dOut, nHeads, headDimV, head);
@@ -89,10 +95,12 @@ export class TunedAttention {
       addColumns(d.v, nKvHeads, headDimV, group, dValues);
 
       const dScores = arrays.product(dHead, values, headDimV);
-      gradient.logT[head] += softmaxRowsBack(p, dScores, n, Math.exp(-layer.logT[head]) / bits);
+      const dLogBetas = softmaxRowsBack(p, dScores, n, betas[head]);
+      for (const dLogBeta of dLogBetas) gradient.logT[head] -= dLogBeta;
       const dSigns = arrays.product(dScores, transpose(keySigns[group], bits), n);
       const queries = columnsOf(rows.q, nHeads, headDimK, head);
       const dQueries = this.signsBack(layer, group, queries, dSigns, gradient);
+      if (byNorm) addTo(dQueries, normBack(queries, dLogBetas));
       addColumns(d.q, nHeads, headDimK, head, dQueries);
       const back = arrays.product(transpose(dScores, n), transpose(querySigns[head], bits), n);
       addTo(dKeySigns[group], back);
@@ -103,6 +111,18 @@ export class TunedAttention {
       addColumns(d.k, nKvHeads, headDimK, group, dKeys);
     });
     return d;
+  }
+
+  /** What raw scores are multiplied by. @param q [n, nHeads, headDimK] @returns [nHeads][n] */
+  private betas(layer: TunedLayer, q: Float32Array): Float32Array[] {
+    const { nHeads, headDimK } = this.shape;
+    const { bits, byNorm } = this.settings;
+    const norms = rootMeanSquares(q, nHeads, headDimK);
+    const n = norms.length / nHeads;
+    return Array.from(layer.logT, (logT, head) => {
+      const own = norms.subarray(head * n, (head + 1) * n);
+      return own.map((r) => ((byNorm ? r : 1) * Math.exp(-logT)) / bits);
+    });
   }
 
   private group(head: number): number {
@@ -206,9 +226,10 @@ function addColumns(x: Float32Array, heads: number, d: number, head: number, own
   }
 }
 
-/** Causal softmax(beta * score), row by row, in place. @param scores [n, n] */
-function softmaxRows(scores: Float32Array, n: number, beta: number): void {
+/** Causal softmax(beta * score), row by row, in place. @param scores [n, n] @param betas [n] */
+function softmaxRows(scores: Float32Array, n: number, betas: Float32Array): void {
   for (let i = 0; i < n; i++) {
+    const beta = betas[i];
     const row = scores.subarray(i * n, (i + 1) * n);
     let max = -Infinity;
     for (let j = 0; j <= i; j++) max = Math.max(max, row[j]);
@@ -221,21 +242,35 @@ function softmaxRows(scores: Float32Array, n: number, beta: number): void {
 
 /**
  * Takes gradients of the weights back to the scores, in place.
- * @param p weights, [n, n] @param dScores gradient of the weights, then of the scores
- * @returns gradient of ln T. As gradients of a row's logits add up to zero, ln p stands for the logit.
+ * @param p weights, [n, n] @param dScores gradient of the weights, then of the scores @param betas [n]
+ * @returns gradients of ln beta, [n]. As gradients of a row's logits add up to zero, ln p stands for the logit.
  */
-function softmaxRowsBack(p: Float32Array, dScores: Float32Array, n: number, beta: number): number {
-  let dLogT = 0;
-  for (let i = 0; i < n; i++) {
+function softmaxRowsBack(
+  p: Float32Array,
+  dScores: Float32Array,
+  n: number,
+  betas: Float32Array,
+): Float32Array {
+  return betas.map((beta, i) => {
     const [weights, d] = [p, dScores].map((x) => x.subarray(i * n, (i + 1) * n));
-    let mean = 0;
+    let [mean, dLogBeta] = [0, 0];
     for (let j = 0; j <= i; j++) mean += weights[j] * d[j];
     for (let j = 0; j <= i; j++) {
       const dLogit = weights[j] * (d[j] - mean);
-      if (weights[j] > 0) dLogT -= dLogit * Math.log(weights[j]);
+      if (weights[j] > 0) dLogBeta += dLogit * Math.log(weights[j]);
       d[j] = dLogit * beta;
     }
     d.fill(0, i + 1);
-  }
-  return dLogT;
+    return dLogBeta;
+  });
+}
+
+/** beta is in proportion to |q|: d ln beta / dq = q / |q|^2. @param q [n, d] @returns gradient of q */
+function normBack(q: Float32Array, dLogBetas: Float32Array): Float32Array {
+  const d = q.length / dLogBetas.length;
+  const { unit, norms } = normalized(q, d);
+  return unit.map((x, at) => {
+    const row = Math.floor(at / d);
+    return (dLogBetas[row] * x) / norms[row];
+  });
 }

@@ -106,15 +106,17 @@ describe('the forward pass agrees with the engine', () => {
 });
 
 describe('gradients are the slopes of the loss', () => {
-  const kinds: [string, ValueTraining, (model: Model) => Model][] = [
-    ['a product of rank 2', { rank: 2 }, (model) => model],
-    ['a whole matrix', 'full', (model) => model],
-    ['nothing, with biases and norms of heads', 'none', withBiasesAndNorms],
+  const kinds: [string, ValueTraining, boolean, (model: Model) => Model][] = [
+    ['a product of rank 2', { rank: 2 }, false, (model) => model],
+    ['a product of rank 2, by norm', { rank: 2 }, true, (model) => model],
+    ['a whole matrix', 'full', false, (model) => model],
+    ['nothing, with biases and norms of heads', 'none', false, withBiasesAndNorms],
+    ['nothing, by norm, with biases and norms of heads', 'none', true, withBiasesAndNorms],
   ];
-  test.each(kinds)('with values trained as %s', async (_name, values, change) => {
+  test.each(kinds)('with values trained as %s', async (_name, values, byNorm, change) => {
     const model = change(await forgeModel({}, { backend: 'reference' }));
     const ids = someIds(12, model.vocabSize);
-    const decoder = new TunedDecoder(model, { bits: 32, surrogate: true });
+    const decoder = new TunedDecoder(model, { bits: 32, byNorm, surrogate: true });
     const tuning = moved(tuningOf(model, values, 32));
     const teacher = decoder.forward(ids, tuningOf(model, 'none', 32)).logits.map((x) => 3 * x);
     const lossOf = (at: Tuning) => {

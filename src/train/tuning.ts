@@ -30,6 +30,8 @@ export interface TuningStart {
   readonly dModel: number;
   /** T to begin with, [layers][nHeads] */
   readonly temperatures: readonly (readonly number[])[];
+  /** as in `SketchSettings` */
+  readonly byNorm?: boolean;
 }
 
 /** The model as it is: the value projections are what they were, R is the cache's. */
@@ -129,10 +131,10 @@ export const projectionOf = ({ projection }: TunedLayer): Int8Array =>
 /** A tuning as a part of an adapter. */
 export function finetunedFrom(
   tuning: Tuning,
-  start: Pick<TuningStart, 'bits' | 'seed' | 'dModel'>,
+  start: Pick<TuningStart, 'bits' | 'seed' | 'dModel' | 'byNorm'>,
   { name, projection: ownProjection }: { readonly name: string; readonly projection: boolean },
 ): Finetuned {
-  const { bits, seed, dModel } = start;
+  const { bits, seed, dModel, byNorm } = start;
   const layers = tuning.map((layer) => {
     let columns = dModel;
     const values = layer.values.map((numbers) => {
@@ -147,5 +149,5 @@ export function finetunedFrom(
       ...(ownProjection && { projection }),
     };
   });
-  return { name, bits, seed, layers };
+  return { name, bits, seed, ...(byNorm && { byNorm }), layers };
 }
