@@ -104,6 +104,22 @@ describe.skipIf(!isBuilt)('plan', () => {
     expect(f16.maxContext).toBe(Math.floor(1e9 / perPage) * 128);
   });
 
+  test('says what a session will hold, with the adapter that it finds, or is told to leave', () => {
+    const cache = ['--cache', 'bitplane', '--json'];
+    for (const adapter of [[], ['--adapter', 'none']]) {
+      const { out } = run(['generate', 'Once', '--max-tokens', '300', ...cache, ...adapter]);
+      const session = JSON.parse(out) as { promptTokens: number; tokens: number; cache: object };
+      // The last token was drawn, and is in no cache.
+      const positions = session.promptTokens + session.tokens - 1;
+      const plan = run(['plan', '--context', String(positions), ...cache, ...adapter]).out;
+      const [row] = (JSON.parse(plan) as { rows: { spec: string; bytes: number }[] }).rows;
+      expect({ spec: row.spec, bytes: row.bytes }).toEqual({
+        spec: expect.stringContaining(adapter.length > 0 ? 'source=first' : 'source=adapter'),
+        bytes: (session.cache as { bytes: number }).bytes,
+      });
+    }
+  });
+
   test('reads a config.json', () => {
     const report = JSON.parse(
       run(['plan', '--model', join(hf, 'config.json'), '--cache', 'f16', '--json']).out,
@@ -117,6 +133,9 @@ describe.skipIf(!isBuilt)('plan', () => {
     ['a size that is none', ['--max-memory', 'much'], 2],
     ['an unknown method', ['--cache', 'nosuch'], 2],
     ['an unknown flag', ['--contxt', '5'], 2],
+    ['an adapter of a shape', ['--model', 'qwen2.5-7b', '--adapter', 'a.safetensors'], 2],
+    ['an adapter that is not there', ['--adapter', 'nosuch.safetensors'], 1],
+    ['what the adapter lacks', ['--cache', 'h1b:tuned=nosuch'], 2],
   ])('%s is refused', (_, args, expected) => {
     const { code, err, out } = run(['plan', ...args]);
     expect({ code, out }).toEqual({ code: expected, out: '' });

@@ -356,6 +356,12 @@ describe.skipIf(!isBuilt)('h1bkv', () => {
     expect(other.code).toBe(2);
     expect(other.err).toContain('belongs to another run');
 
+    const foreign = join(folder, 'foreign.safetensors');
+    writeFileSync(foreign, adapterBytes({ model: 'f00', text: '', temperatures: [] }));
+    const refused = run([...args, '--steps', '2', '--out', foreign]);
+    expect(refused.err).toMatch(/foreign\.safetensors: it was fitted for another model/);
+    expect(readdirSync(folder).filter((name) => name.startsWith('foreign.'))).toHaveLength(1);
+
     const used = run(generateArgs('--cache', 'h1b:tuned=rank2', '--max-tokens', '2', '--json')).out;
     expect(JSON.parse(used)).toMatchObject({ cache: { spec: 'h1b:b=32,seed=0,tuned=rank2' } });
   });

@@ -13,7 +13,8 @@ import { KvError } from '../errors/errors.ts';
 import { writeFileAtomically } from '../format/file-node.ts';
 import type { Kernels } from '../kernels/kernels.ts';
 import { createKernels } from '../kernels/select.ts';
-import { namedShapes, type ShapeName } from '../model/shapes.ts';
+import { layersOf, namedShapes, type ModelShape, type ShapeName } from '../model/shapes.ts';
+import { Plan } from '../plan/plan.ts';
 import { printGrowth, printRoofline, printRows, printSplits } from './bench-print.ts';
 import { peaksInChildren, printOwnPeak, printPeaks } from './bench-rss.ts';
 import { machine } from './machine.ts';
@@ -164,6 +165,7 @@ async function kernelsAlone(
 ) {
   const shape = namedShapes[name];
   const deepest = Math.max(...depth, 1024);
+  const methods = await runnableWithout(cache, shape);
   const one = await createKernels(backend, { threads: 1 });
   const measured = [];
   for (const [i, kernels] of [one, all].entries()) {
@@ -171,12 +173,27 @@ async function kernelsAlone(
       threads: kernels.threads,
       memoryGigabytes: memoryGigabytes[i],
       linear: await linearSpeed(kernels, weightTypes),
-      attention: await attentionAtDepths(kernels, shape, cache, [deepest]),
+      attention: await attentionAtDepths(kernels, shape, methods, [deepest]),
     });
   }
   const scans = await scanRoofline(one, shape, memoryGigabytes[0]);
   one.dispose();
   return { ...measured[1], roofline: [...measured.flatMap(roofline), ...scans] };
+}
+
+/** The specs that ask nothing of an adapter: kernels alone run on a shape, which has none. */
+async function runnableWithout(specs: readonly string[], shape: ModelShape): Promise<string[]> {
+  const runnable = [];
+  for (const spec of specs) {
+    try {
+      await Plan.create(spec, layersOf(shape));
+      runnable.push(spec);
+    } catch (error) {
+      if (!(error instanceof KvError)) throw error;
+      console.error(`kernels alone, left out: ${error.message}`);
+    }
+  }
+  return runnable;
 }
 
 async function measureGrowth(flags: BenchFlags, file: string): Promise<void> {

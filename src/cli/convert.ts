@@ -2,10 +2,8 @@ import { Option, type Command } from 'commander';
 import { ensure } from '../errors/errors.ts';
 import { convertGguf, type ConvertType } from '../format/convert.ts';
 import { openFileSource, writeFileAtomically } from '../format/file-node.ts';
-import { adapterSuffix, type AdapterFile } from '../model/adapter-file.ts';
 import { mergedValues } from '../model/merge.ts';
-import type { OpenedModel } from '../model/open.ts';
-import { formatBytes, openFromFlags, progressLine, readAdapterFile } from './options.ts';
+import { adapterFileOf, formatBytes, openFromFlags, progressLine } from './options.ts';
 
 interface ConvertFlags {
   readonly type: ConvertType;
@@ -47,7 +45,7 @@ async function run(input: string, flags: ConvertFlags): Promise<void> {
     const added =
       name === undefined
         ? undefined
-        : await mergedValues(opened, await adapterOf(opened, flags.adapter), name);
+        : await mergedValues(opened, await adapterFileOf(opened, flags.adapter), name);
     const progress = progressLine('converting');
     await writeFileAtomically(flags.out, (sink) =>
       convertGguf(source, gguf, sink, flags.type, {
@@ -73,14 +71,4 @@ async function run(input: string, flags: ConvertFlags): Promise<void> {
   } finally {
     await source.close();
   }
-}
-
-async function adapterOf(
-  { source, readSibling }: OpenedModel,
-  named: string | undefined,
-): Promise<AdapterFile | undefined> {
-  if (named === 'none') return undefined;
-  if (named !== undefined) return readAdapterFile(named);
-  const bytes = await readSibling(adapterSuffix);
-  return bytes && { name: `of ${source.name}`, bytes };
 }

@@ -114,6 +114,8 @@ async function run(flags: FinetuneFlags): Promise<void> {
   const texts = readTexts(flags.text);
   const model = await loadFromFlags(flags);
   try {
+    // Now already, so that what will be refused in the end is refused before the work.
+    await adapterBefore(out, model);
     const windows = new TextWindows(
       model.tokenizer,
       texts.map(({ text }) => text),

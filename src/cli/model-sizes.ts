@@ -2,10 +2,12 @@ import { existsSync } from 'node:fs';
 import { readFile } from 'node:fs/promises';
 import type { Adapter } from '../cache/adapter.ts';
 import type { LayerShape } from '../cache/cache.ts';
-import { KvError } from '../errors/errors.ts';
-import { readConfig } from '../model/config.ts';
+import { ensure, KvError } from '../errors/errors.ts';
+import { modelHash } from '../format/model-hash.ts';
+import { readAdapter } from '../model/adapter-file.ts';
+import { layerShapes, readConfig } from '../model/config.ts';
 import { layersOf, namedShapes, type ShapeName } from '../model/shapes.ts';
-import { modelPath, openFromFlags } from './options.ts';
+import { adapterFileOf, modelPath, openFromFlags } from './options.ts';
 
 /** What a plan has to know of a model. */
 export interface ModelSizes {
@@ -19,29 +21,40 @@ export interface ModelSizes {
 const defaultContext = 8192;
 
 /**
- * Sizes from a named shape, a GGUF header or a config.json; no weights are read.
- * @throws KvError "usage" if it is none of them
+ * Sizes from a named shape, a GGUF header or a config.json; no weights are read, but what was fitted for a model is.
+ * @param adapter as `--adapter` has it
+ * @throws KvError "usage" if it is none of them, or an adapter is named for what is no model
  */
-export async function readModelSizes(name: string): Promise<ModelSizes> {
-  if (Object.hasOwn(namedShapes, name)) {
+export async function readModelSizes(name: string, adapter?: string): Promise<ModelSizes> {
+  const path = modelPath(name);
+  const isNamed = Object.hasOwn(namedShapes, name);
+  if (isNamed || path.endsWith('.json')) {
+    ensure(
+      adapter === undefined || adapter === 'none',
+      'usage',
+      () => `plan: --adapter ${adapter} is of a model, and ${name} is only a shape. Leave it out.`,
+    );
+    if (!isNamed) return fromConfigJson(path);
     const layers = layersOf(namedShapes[name as ShapeName]);
     return { name, layers, contextLength: defaultContext };
   }
-  const path = modelPath(name);
-  if (path.endsWith('.json')) return fromConfigJson(path);
-  if (/^(hf|https?|file):/.test(path) || existsSync(path)) return fromModel(name);
+  if (/^(hf|https?|file):/.test(path) || existsSync(path)) return fromModel(name, adapter);
   throw new KvError(
     'usage',
     `plan: "${name}" is no model, no config.json and no named shape; there are ${Object.keys(namedShapes).join(', ')}.`,
   );
 }
 
-async function fromModel(name: string): Promise<ModelSizes> {
-  const { gguf, source } = await openFromFlags(name);
+async function fromModel(name: string, named: string | undefined): Promise<ModelSizes> {
+  const opened = await openFromFlags(name);
+  const { gguf, source } = opened;
   try {
+    const file = await adapterFileOf(opened, named);
+    const adapter = file && (await readAdapter(file, await modelHash(gguf, source)));
     const config = readConfig(gguf, gguf.tensors.get('token_embd.weight')?.shape[0] ?? 0);
-    const shape = { ...config, headDim: config.headDimK };
-    return { name: source.name, layers: layersOf(shape), contextLength: config.contextLength };
+    const { contextLength } = config;
+    const sizes = { name: source.name, layers: layerShapes(config), contextLength };
+    return adapter ? { ...sizes, adapter } : sizes;
   } finally {
     await source.close();
   }

@@ -91,6 +91,17 @@ export function readAdapterFile(name: string): AdapterFile {
   }
 }
 
+/** The adapter file of a model that is opened and not loaded. @throws KvError "io" if it cannot be read */
+export async function adapterFileOf(
+  { source, readSibling }: OpenedModel,
+  named: string | undefined,
+): Promise<AdapterFile | undefined> {
+  if (named === 'none') return undefined;
+  if (named !== undefined) return readAdapterFile(named);
+  const bytes = await readSibling(adapterSuffix);
+  return bytes && { name: `of ${source.name}`, bytes };
+}
+
 /**
  * Where a command writes an adapter: the file of `--out`, of `--adapter`, or beside the model.
  * @throws KvError "usage" where nothing can be written

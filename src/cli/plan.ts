@@ -6,6 +6,7 @@ import { readModelSizes, type ModelSizes } from './model-sizes.ts';
 
 interface PlanFlags {
   readonly model: string;
+  readonly adapter?: string;
   readonly context?: number;
   readonly cache?: string[];
   readonly maxMemory?: number;
@@ -28,6 +29,7 @@ interface PlanRow {
 export function define(command: Command): void {
   command
     .option('--model <what>', 'GGUF file, config.json, or a named shape', 'default')
+    .option('--adapter <file>', 'what was fitted for it, or none (default: the file beside it)')
     .option(
       '--context <n>',
       "positions (default: the model's own context)",
@@ -54,7 +56,7 @@ function sizeBytes(text: string): number {
 }
 
 async function run(flags: PlanFlags): Promise<void> {
-  const sizes = await readModelSizes(flags.model);
+  const sizes = await readModelSizes(flags.model, flags.adapter);
   const context = flags.context ?? sizes.contextLength;
   const f16 = await Plan.create('f16', sizes.layers);
   const bytesF16 = f16.bytesAt(context).total;

@@ -1,6 +1,7 @@
 import { afterAll, beforeAll, describe, expect, test } from 'vitest';
 import { forgeModel } from '../../test/forged.ts';
 import { cacheMethods } from '../cache/registry.ts';
+import { adapterBytes } from '../model/adapter-file.ts';
 import type { Model } from '../model/model.ts';
 import { chooseRunnable, compare, defaultSpecs, isOnFront } from './compare.ts';
 import { evaluate, type Journal } from './evaluate.ts';
@@ -91,6 +92,23 @@ describe('one pass', () => {
     const methods = ['f32', 'h1b:b=64,seed=7'];
     const results = await evaluate(['perplexity'], contextOf({ methods }));
     expect(results.map(({ seeds }) => seeds)).toEqual([1, 1]);
+  });
+
+  test('leaves alone what was finetuned with a seed of its own', async () => {
+    const layer = { temperatures: new Float32Array(4).fill(0.5), values: [] };
+    const finetuned = [{ name: 'x', bits: 32, seed: 5, layers: [layer, layer] }];
+    const bytes = adapterBytes({ model: model.hash, text: '', temperatures: [], finetuned });
+    const tuned = await forgeModel({}, { adapter: bytes });
+    const methods = ['h1b:tuned=x', 'f16:tuned=x'];
+    const context = { ...contextOf({ methods, limit: 1 }), model: tuned };
+    const results = await evaluate(['perplexity'], context);
+    expect(results.map(({ seeds, spec }) => [seeds, spec])).toEqual([
+      [1, 'h1b:b=32,seed=5,tuned=x'],
+      [1, 'f16:tuned=x'],
+    ]);
+    // Its value projections are the model's own.
+    expect(results[1].kl).toBe(0);
+    tuned.dispose();
   });
 
   test.each(['h1b', 'bitplane:alloc=none', 'bitplane:alloc=none@0:k=3,v=4@-1:k=3'])(

@@ -84,7 +84,8 @@ async function seedsOf(model: Model, spec: string, count: number): Promise<reado
   const cache = await model.createCache(spec);
   const full = cache.spec;
   cache.dispose();
-  if (!setting.test(full)) return [spec];
+  // What was finetuned has the seed that it was trained with.
+  if (!setting.test(full) || /[:,]tuned=/.test(full)) return [spec];
   // Settings of single layers come last, after an @.
   const [whole, ...layers] = spec.split('@');
   const joined = `${whole}${whole.includes(':') ? ',' : ':'}`;

@@ -112,7 +112,8 @@ async function readHead(input: string | URL | Blob | ByteSource, options: LoadOp
 
 function adapterFileOf(given: LoadOptions['adapter'], model: string): AdapterFile | undefined {
   if (!given) return undefined;
-  return given instanceof Uint8Array ? { name: `of ${model}`, bytes: given } : given;
+  // Not by its class: the array may be of another realm.
+  return 'bytes' in given ? given : { name: `of ${model}`, bytes: given };
 }
 
 function withoutTokenizer(gguf: Gguf): Gguf {
