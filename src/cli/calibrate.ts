@@ -53,6 +53,9 @@ async function run(flags: CalibrateFlags): Promise<void> {
   const out = flags.out ?? besideModel('calibrate', flags.model);
   const model = await loadFromFlags(flags, { adapter: false });
   try {
+    const byLayer =
+      (bar: ReturnType<typeof progressLine>) => (done: number, total: number, layer: number) =>
+        bar(done, total, `, layer ${layer + 1} of ${model.layers.length}`);
     const progress = progressLine('calibrating');
     const temperatures = await calibrate(
       model,
@@ -61,13 +64,13 @@ async function run(flags: CalibrateFlags): Promise<void> {
       {
         bits: flags.bits,
         seed: flags.seed,
-        onProgress: progress,
+        onProgress: byLayer(progress),
       },
     );
     progress.done();
     const collecting = progressLine('collecting');
     const ids = model.tokenizer.encode(text).subarray(0, statisticsTokens);
-    const statistics = await collectStatistics(model, ids, { onProgress: collecting });
+    const statistics = await collectStatistics(model, ids, { onProgress: byLayer(collecting) });
     collecting.done();
     const adapter = { ...temperatures, statistics };
     const bytes = adapterBytes(adapter);

@@ -69,6 +69,7 @@ export async function loadModel(
       parts: network.parts,
       weightBytes: network.weightBytes,
       forward: (batch, logitRows) => network.forward(batch, logitRows),
+      forwardLayer: (index, x, cache) => network.forwardLayer(index, x, cache),
       createCache: (spec) => createCache(spec, network.layers, chosen, adapter),
       dispose: () => {
         network.dispose();
