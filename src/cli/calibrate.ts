@@ -58,6 +58,9 @@ async function run(flags: CalibrateFlags): Promise<void> {
   try {
     // Now already, so that what will be refused in the end is refused before the work.
     await finetunedBefore(flags, out, model, (note) => console.error(note));
+    const byLayer =
+      (bar: ReturnType<typeof progressLine>) => (done: number, total: number, layer: number) =>
+        bar(done, total, `, layer ${layer + 1} of ${model.layers.length}`);
     const progress = progressLine('calibrating');
     const temperatures = await calibrate(
       model,
@@ -66,13 +69,13 @@ async function run(flags: CalibrateFlags): Promise<void> {
       {
         bits: flags.bits,
         seed: flags.seed,
-        onProgress: progress,
+        onProgress: byLayer(progress),
       },
     );
     progress.done();
     const collecting = progressLine('collecting');
     const ids = model.tokenizer.encode(text).subarray(0, statisticsTokens);
-    const statistics = await collectStatistics(model, ids, { onProgress: collecting });
+    const statistics = await collectStatistics(model, ids, { onProgress: byLayer(collecting) });
     collecting.done();
     // Again: finetuning may have written to it since.
     const finetuned = await finetunedBefore(flags, out, model);

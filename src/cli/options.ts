@@ -146,16 +146,16 @@ export async function loadFromFlags(flags: ModelFlags): Promise<Model> {
 export function progressLine(what: string) {
   const began = performance.now();
   let bar: SingleBar | undefined;
-  const update = (done: number, total: number) => {
+  const update = (done: number, total: number, stage = '') => {
     if (!process.stderr.isTTY || performance.now() - began < 1000) return;
     if (!bar) {
-      const format = `${what} {bar} {percentage} %, {eta_formatted} left`;
+      const format = `${what}{stage} {bar} {percentage} %, {eta_formatted} left`;
       // Its own handler would swallow the first Ctrl-C of every command.
       const options = { stream: process.stderr, clearOnComplete: true, etaBuffer: 50 };
       bar = new SingleBar({ format, ...options, gracefulExit: false });
-      bar.start(total, done);
+      bar.start(total, done, { stage });
     }
-    bar.update(done);
+    bar.update(done, { stage });
   };
   return Object.assign(update, { done: () => bar?.stop() });
 }

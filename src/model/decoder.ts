@@ -1,5 +1,5 @@
 import { ensure } from '../errors/errors.ts';
-import type { LayerShape } from '../cache/cache.ts';
+import type { KvCache, LayerShape } from '../cache/cache.ts';
 import type { KernelBuffer, Kernels, RopeStyle, Tensor } from '../kernels/kernels.ts';
 import { allocTensor, reshape, rows, tensor } from '../kernels/tensor.ts';
 import { layerShapes, readConfig, type DecoderConfig } from './config.ts';
@@ -160,59 +160,82 @@ class Decoder implements Network {
 
   /** All layers. @returns the residual stream, f32 [n, dModel] */
   private run(batch: readonly BatchItem[], ids: Int32Array): Tensor {
-    const { kernels, config, parts: weights } = this;
-    const { traits } = weights;
+    const scratch = this.reserve(ids.length);
+    this.writeRopeTable(batch, scratch.ropeTable);
+    this.kernels.embed(this.parts.tokenEmbedding, ids, scratch.x);
+    this.parts.layers.forEach((layer, i) => this.runLayer(layer, i, batch, scratch));
+    return scratch.x;
+  }
+
+  forwardLayer(index: number, x: Tensor, cache: KvCache): void {
+    const [n] = x.shape;
+    // Only how many there are is asked of ids that are past their embedding.
+    const batch = [{ ids: new Int32Array(n), cache }];
+    cache.begin(n);
+    try {
+      const scratch = { ...this.reserve(n), x };
+      this.writeRopeTable(batch, scratch.ropeTable);
+      this.runLayer(this.parts.layers[index], 0, batch, scratch);
+      cache.commit();
+    } catch (error) {
+      cache.rollback();
+      throw error;
+    }
+  }
+
+  /** @param at which layer of the caches it is */
+  private runLayer(
+    layer: DecoderLayer,
+    at: number,
+    batch: readonly BatchItem[],
+    scratch: Scratch,
+  ): void {
+    const { kernels, config } = this;
+    const { ropeStyle } = this.parts.traits;
     const { nHeads, nKvHeads, headDimK, headDimV } = config;
-    const n = ids.length;
-    const scratch = this.reserve(n);
-    const { x, normed, q, k, v, attended, gate, up, ropeTable } = scratch;
+    const { n, x, normed, q, k, v, attended, gate, up, ropeTable } = scratch;
     const queries = reshape(q, [n, nHeads, headDimK]);
     const keys = reshape(k, [n, nKvHeads, headDimK]);
     const values = reshape(v, [n, nKvHeads, headDimV]);
     const outputs = reshape(attended, [n, nHeads, headDimV]);
 
-    this.writeRopeTable(batch, ropeTable);
-    kernels.embed(weights.tokenEmbedding, ids, x);
-    weights.layers.forEach((layer, i) => {
-      kernels.rmsNorm(x, layer.attnNorm, config.rmsEpsilon, normed);
-      kernels.linear(normed, [
-        { weight: layer.wq, out: q },
-        { weight: layer.wk, out: k },
-        { weight: layer.wv, out: v },
-      ]);
-      if (layer.bias) {
-        kernels.addBias(q, layer.bias.q);
-        kernels.addBias(k, layer.bias.k);
-        kernels.addBias(v, layer.bias.v);
-      }
-      if (layer.norm) {
-        const [qRows, kRows] = [queries, keys].map((t) => reshape(t, [-1, headDimK]));
-        kernels.rmsNorm(qRows, layer.norm.q, config.rmsEpsilon, qRows);
-        kernels.rmsNorm(kRows, layer.norm.k, config.rmsEpsilon, kRows);
-      }
-      kernels.rope(queries, ropeTable, traits.ropeStyle);
-      kernels.rope(keys, ropeTable, traits.ropeStyle);
-      this.updateValues(batch, i, scratch);
-      let start = 0;
-      for (const { ids, cache } of batch) {
-        const own = (t: Tensor) => rows(t, start, ids.length);
-        cache.append(i, own(keys), own(values));
-        cache.attend(i, own(queries), own(outputs));
-        start += ids.length;
-      }
-      kernels.linear(attended, [{ weight: layer.wo, out: normed }]);
-      kernels.add(x, normed);
+    kernels.rmsNorm(x, layer.attnNorm, config.rmsEpsilon, normed);
+    kernels.linear(normed, [
+      { weight: layer.wq, out: q },
+      { weight: layer.wk, out: k },
+      { weight: layer.wv, out: v },
+    ]);
+    if (layer.bias) {
+      kernels.addBias(q, layer.bias.q);
+      kernels.addBias(k, layer.bias.k);
+      kernels.addBias(v, layer.bias.v);
+    }
+    if (layer.norm) {
+      const [qRows, kRows] = [queries, keys].map((t) => reshape(t, [-1, headDimK]));
+      kernels.rmsNorm(qRows, layer.norm.q, config.rmsEpsilon, qRows);
+      kernels.rmsNorm(kRows, layer.norm.k, config.rmsEpsilon, kRows);
+    }
+    kernels.rope(queries, ropeTable, ropeStyle);
+    kernels.rope(keys, ropeTable, ropeStyle);
+    this.updateValues(batch, at, scratch);
+    let start = 0;
+    for (const { ids, cache } of batch) {
+      const own = (t: Tensor) => rows(t, start, ids.length);
+      cache.append(at, own(keys), own(values));
+      cache.attend(at, own(queries), own(outputs));
+      start += ids.length;
+    }
+    kernels.linear(attended, [{ weight: layer.wo, out: normed }]);
+    kernels.add(x, normed);
 
-      kernels.rmsNorm(x, layer.ffnNorm, config.rmsEpsilon, normed);
-      kernels.linear(normed, [
-        { weight: layer.wGate, out: gate },
-        { weight: layer.wUp, out: up },
-      ]);
-      kernels.swiglu(gate, up);
-      kernels.linear(gate, [{ weight: layer.wDown, out: normed }]);
-      kernels.add(x, normed);
-    });
-    return x;
+    kernels.rmsNorm(x, layer.ffnNorm, config.rmsEpsilon, normed);
+    kernels.linear(normed, [
+      { weight: layer.wGate, out: gate },
+      { weight: layer.wUp, out: up },
+    ]);
+    kernels.swiglu(gate, up);
+    kernels.linear(gate, [{ weight: layer.wDown, out: normed }]);
+    kernels.add(x, normed);
   }
 
   /** Adds to the values of each item what was finetuned for its cache, see `KvCache.valueUpdates`. */

@@ -67,6 +67,7 @@ export async function loadModel(
       parts: network.parts,
       weightBytes: network.weightBytes,
       forward: (batch, logitRows) => network.forward(batch, logitRows),
+      forwardLayer: (index, x, cache) => network.forwardLayer(index, x, cache),
       createCache: (spec) => createCache(spec, network.layers, chosen, adapter),
       dispose: () => {
         network.dispose();

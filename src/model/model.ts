@@ -23,6 +23,12 @@ export interface Network {
    * @throws KvError "range" if an id is outside the vocabulary
    */
   forward(batch: readonly BatchItem[], logitRows?: LogitRows): Promise<Tensor>;
+  /**
+   * Runs one layer over more positions, for those that go through a text layer by layer.
+   * @param x f32 [n, dModel], the residual stream before the layer, overwritten with the one behind it
+   * @param cache of this layer alone, committed
+   */
+  forwardLayer(index: number, x: Tensor, cache: KvCache): void;
   readonly layers: readonly LayerShape[];
   readonly vocabSize: number;
   /** Positions that the model was trained for; longer prompts are refused. */

@@ -1,10 +1,12 @@
 import type { Adapter, TemperatureFit } from '../cache/adapter.ts';
+import { createCache } from '../cache/registry.ts';
 import { gaussianProjection } from '../cache/sketch.ts';
 import { rootMeanSquares } from '../cache/sketched.ts';
 import { ensure } from '../errors/errors.ts';
 import type { Kernels, Segment, Tensor } from '../kernels/kernels.ts';
 import { allocTensor } from '../kernels/tensor.ts';
 import type { Model } from '../model/model.ts';
+import { LayerWalk, type OnProgress } from './layer-walk.ts';
 import { watch } from './watch.ts';
 
 /** Where temperatures are searched: log-spaced from 0.005 to 5. */
@@ -17,7 +19,7 @@ export interface CalibrateOptions {
   readonly seed?: number;
   /** positions run at a time; default and maximum: the model's context, at most 512 */
   readonly window?: number;
-  readonly onProgress?: (doneTokens: number, totalTokens: number) => void;
+  readonly onProgress?: OnProgress;
 }
 
 /**
@@ -25,7 +27,7 @@ export interface CalibrateOptions {
  * KL(softmax(exact) || softmax(a / T)) of its attention weights, averaged over the queries of a
  * text, and once more with softmax(r a / T), r the root mean square of the query (`t=norm`). The loss is
  * convex in 1 / T, so the best candidate, refined by a parabola, is the minimum.
- * Needs no gradients and holds the scores of one layer at a time.
+ * Needs no gradients, and holds cache and scores of one layer at a time.
  * @param text a few hundred tokens or more, of the kind that the model will see
  * @throws KvError "usage" if the text has fewer than 64 tokens
  */
@@ -43,14 +45,18 @@ export async function calibrate(
   );
   const size = Math.min(window, model.contextLength);
   const probe = new Probe(model, bits, seed);
-  for (let start = 0; start < ids.length; start += size) {
-    const cache = watch(await model.createCache('f32'), probe);
-    try {
-      await model.forward([{ ids: ids.subarray(start, start + size), cache }]);
-    } finally {
-      cache.dispose();
+  const walk = new LayerWalk(model, ids, { window: size, chunk: size });
+  try {
+    for (const [layer, shape] of model.layers.entries()) {
+      const looksOn = {
+        append: (_: number, k: Tensor) => probe.append(k),
+        attend: (_: number, q: Tensor) => probe.attend(layer, q),
+      };
+      const newCache = async () => watch(await createCache('f32', [shape], model.kernels), looksOn);
+      await walk.advance(layer, newCache, onProgress);
     }
-    onProgress?.(Math.min(start + size, ids.length), ids.length);
+  } finally {
+    walk.dispose();
   }
   return {
     model: model.hash,
@@ -93,7 +99,7 @@ class Probe {
     );
   }
 
-  append(_layer: number, k: Tensor): void {
+  append(k: Tensor): void {
     this.keys = k;
   }
 

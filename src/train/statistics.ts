@@ -1,16 +1,17 @@
 import type { CollectedStatistics } from '../cache/adapter.ts';
 import type { LayerShape } from '../cache/cache.ts';
 import { addMoments } from '../cache/moments.ts';
+import { createCache } from '../cache/registry.ts';
 import { ensure } from '../errors/errors.ts';
-import { defaultChunkSize } from '../generate/generate.ts';
 import type { Tensor } from '../kernels/kernels.ts';
 import type { Model } from '../model/model.ts';
+import { LayerWalk, type OnProgress } from './layer-walk.ts';
 import { watch } from './watch.ts';
 
 export interface StatisticsOptions {
   /** positions of a window; default: the model's context, at most 4096 */
   readonly window?: number;
-  readonly onProgress?: (doneTokens: number, totalTokens: number) => void;
+  readonly onProgress?: OnProgress;
 }
 
 /** Queries that weights are computed for: one in so many positions. It is the slow part. */
@@ -36,7 +37,7 @@ const exactShare = 1e-4;
  * is off by sum p_j e_j (v_j - o). So its squared scores count by sum p_j^2 |v_j - o|^2 over positions
  * that will not be exact, and values by sum p_j^2, both relative to the mean |v|^2 of the layer: once for
  * a cache that keeps the newest and the first positions, once for one that keeps none (`bare`). Holds
- * keys and values of one window in f32.
+ * the residual stream of the text, and of one layer keys and values of one window, in f32.
  * @throws KvError "usage" if the text has fewer than 64 tokens
  */
 export async function collectStatistics(
@@ -54,29 +55,27 @@ export async function collectStatistics(
     'usage',
     () => `calibrate: windows of ${window}; it must be a whole number above 0.`,
   );
-  const size = Math.min(window, model.contextLength);
-  const sums = model.layers.map((shape) => new LayerSums(shape));
   const view = (t: Tensor) => model.kernels.view(t) as Float32Array;
-  const watcher = {
-    append: (layer: number, k: Tensor, v: Tensor) => sums[layer].addKeys(view(k), view(v)),
-    attend: (layer: number, q: Tensor) => sums[layer].addQueries(view(q)),
-  };
-  for (let start = 0; start < ids.length; start += size) {
-    for (const layer of sums) layer.startWindow();
-    const cache = watch(await model.createCache('f16'), watcher);
-    try {
-      const end = Math.min(start + size, ids.length);
-      while (start + cache.length < end) {
-        const from = start + cache.length;
-        const chunk = ids.subarray(from, Math.min(from + defaultChunkSize, end));
-        await model.forward([{ ids: chunk, cache }]);
-        onProgress?.(start + cache.length, ids.length);
-      }
-    } finally {
-      cache.dispose();
+  const walk = new LayerWalk(model, ids, { window });
+  const collected: CollectedStatistics[] = [];
+  try {
+    for (const [layer, shape] of model.layers.entries()) {
+      const sums = new LayerSums(shape);
+      const watcher = {
+        append: (_: number, k: Tensor, v: Tensor) => sums.addKeys(view(k), view(v)),
+        attend: (_: number, q: Tensor) => sums.addQueries(view(q)),
+      };
+      const newCache = async () => {
+        sums.startWindow();
+        return watch(await createCache('f16', [shape], model.kernels), watcher);
+      };
+      await walk.advance(layer, newCache, onProgress);
+      collected.push(sums.statistics());
     }
+  } finally {
+    walk.dispose();
   }
-  return sums.map((layer) => layer.statistics());
+  return collected;
 }
 
 /** What independent errors of variance 1 do to the squared output of a query, on average. */
