@@ -61,8 +61,11 @@ beforeAll(async () => {
     instruments: {
       plannedBytes: async (spec, layers, positions) =>
         (await plannedBytes(spec, layers, positions)).total,
-      attentionMs: async (_, specs) =>
-        specs.map((_, i) => ({ attendMs: 40 / (i + 1), bytes: 1e6 })),
+      attentionMs: async (_, specs, { onPhase }) => {
+        onPhase('f16', 0, 2);
+        onPhase('turns', 1, 2);
+        return specs.map((_, i) => ({ attendMs: 40 / (i + 1), bytes: 1e6 }));
+      },
       memoryGigabytes: async () => 10,
       runPython: async () => ({ ok: false }),
     },
@@ -208,9 +211,14 @@ describe('a run', () => {
 
   test('says how far it is, and never goes back', async () => {
     const shares: number[] = [];
-    await runReport(['planned', 'verdict'], sections, context, {
-      onProgress: (done, total) => shares.push(done / total),
+    const places = new Set<string>();
+    await runReport(['planned', 'time', 'verdict'], sections, context, {
+      onProgress(done, total, what) {
+        shares.push(done / total);
+        places.add(what);
+      },
     });
+    expect([...places]).toContain('time, smollm2-135m, turns');
     expect(shares).toEqual([...shares].sort((a, b) => a - b));
     expect(shares.at(-1)).toBe(1);
   });

@@ -49,11 +49,18 @@ export interface Instruments {
     layers: readonly LayerShape[],
     positions: number,
   ) => Promise<number>;
-  /** one token's attention in all layers at a depth, milliseconds, in the order of `specs` */
+  /**
+   * one token's attention in all layers at a depth, milliseconds, in the order of `specs`: the median
+   * of so many turns on random keys and values, in a few layers whose time is scaled to all
+   */
   readonly attentionMs: (
     shape: ModelShape,
     specs: readonly string[],
-    depth: number,
+    options: {
+      readonly depth: number;
+      readonly turns: number;
+      readonly onPhase: (what: string, done: number, total: number) => void;
+    },
   ) => Promise<readonly { readonly attendMs: number; readonly bytes: number }[]>;
   /** what all threads together read from memory, 10^9 bytes a second */
   readonly memoryGigabytes: () => Promise<number>;
@@ -86,8 +93,8 @@ export interface ReportData {
 
 export type SectionName = Exclude<keyof ReportData, 'measured'>;
 
-/** Called with the share of a section's work that is done, 0 to 1. */
-export type OnShare = (share: number) => void;
+/** Called with the share of a section's work that is done, 0 to 1, and where it is in it. */
+export type OnShare = (share: number, detail?: string) => void;
 
 export interface Section<Name extends SectionName = SectionName> {
   readonly title: string;
@@ -124,7 +131,10 @@ export function chooseSections(names: readonly string[], all: Sections): Section
 }
 
 export interface RunOptions {
-  /** @param done of `total`, in units of work that only their ratio gives a meaning */
+  /**
+   * @param done of `total`, in units of work that only their ratio gives a meaning
+   * @param what is being worked on: a section, and sometimes a place in it
+   */
   readonly onProgress?: (done: number, total: number, what: string) => void;
 }
 
@@ -145,7 +155,8 @@ export async function runReport(
   let done = 0;
   const watch = (work: number, what: string): OnShare => {
     onProgress?.(done, total, what);
-    return (share) => onProgress?.(done + share * work, total, what);
+    return (share, detail) =>
+      onProgress?.(done + share * work, total, detail === undefined ? what : `${what}, ${detail}`);
   };
   const data: ReportData = {};
   if (specs.length > 0) {
