@@ -1,13 +1,13 @@
-import { KvError } from '../errors/errors.ts';
+import { ensure, KvError } from '../errors/errors.ts';
 import { expectAffine } from './affine-values.ts';
 import type { CacheMethod } from './method.ts';
 import { allocConstants, perHead, type Constant } from './constants.ts';
 import { finetunedOf, type FinetunedMatrix } from './finetuned.ts';
 import { PagedCache, type PagedMethod } from './paged.ts';
 import { pageLength } from './pages.ts';
-import { gaussianProjection } from './sketch.ts';
+import { gaussianProjection, orthogonalProjection } from './sketch.ts';
 import { chooseTemperatures, QueryScratch } from './sketched.ts';
-import { expectSettings, wholeSetting } from './spec.ts';
+import { choiceSetting, expectSettings, wholeSetting } from './spec.ts';
 
 /**
  * The cache of the H1B-KV paper (arXiv 2510.05529), literally.
@@ -20,20 +20,28 @@ import { expectSettings, wholeSetting } from './spec.ts';
  * Settings: `b` bits per key (32 to 1024, default 256), `seed` of R (default 0), and `t`: a
  * temperature for all heads, or `head`, `layer`, `global` for the adapter's fit of that kind
  * (default `head` where the adapter has a fit for this b, else `defaultTemperature`). `tuned` names what
- * finetuning left in the adapter: temperatures, and what else was trained.
+ * finetuning left in the adapter: temperatures, and what else was trained. `r` is `gaussian`, the paper's
+ * R, or `orthogonal`, to compare it with.
  */
 export const create: CacheMethod['create'] = (spec, shapes, kernels, adapter) => {
-  expectSettings(spec, ['b', 'seed', 't', 'tuned']);
+  expectSettings(spec, ['b', 'seed', 'r', 't', 'tuned']);
   const tuned = finetunedOf(spec, shapes, adapter);
   const bits = wholeSetting(spec, 'b', tuned?.bits ?? 256, { min: 32, max: 1024, step: 32 });
   const seed = wholeSetting(spec, 'seed', tuned?.seed ?? 0, { min: 0, max: 65535 });
+  const kind = choiceSetting(spec, 'r', 'gaussian', ['gaussian', 'orthogonal']);
+  ensure(
+    !tuned || kind === 'gaussian',
+    'usage',
+    () => `cache "h1b": tuned=${tuned?.name} was made with r=gaussian. Leave out r.`,
+  );
+  const draw = kind === 'gaussian' ? gaussianProjection : orthogonalProjection;
   for (const shape of shapes) expectAffine(spec.name, shape, 4);
   const { label, temperatures } = tuned
     ? { label: `tuned=${tuned.name}`, temperatures: tuned.layers.map((l) => [...l.temperatures]) }
     : chooseTemperatures(spec, bits, shapes, adapter);
   const projectionOf = (layer: number, nKvHeads: number, headDimK: number) => {
     const own = tuned?.layers[layer].projection;
-    return own ? Int8Array.from(own) : gaussianProjection(seed, layer, nKvHeads, bits, headDimK);
+    return own ? Int8Array.from(own) : draw(seed, layer, nKvHeads, bits, headDimK);
   };
   const updates = tuned?.layers.map((layer) => layer.values) ?? [];
 
@@ -58,7 +66,7 @@ export const create: CacheMethod['create'] = (spec, shapes, kernels, adapter) =>
   );
 
   const method: PagedMethod = {
-    spec: `h1b:b=${bits},seed=${seed},${tuned ? label : `t=${label}`}`,
+    spec: `h1b:b=${bits},seed=${seed},${kind === 'orthogonal' ? 'r=orthogonal,' : ''}${tuned ? label : `t=${label}`}`,
     ...(matrices.length > 0 && { valueUpdates }),
     layout: ({ nKvHeads, headDimV }) => ({
       keys: { dtype: 'u32', shape: [nKvHeads, pageLength, bits / 32] },

@@ -48,6 +48,13 @@ const groups: readonly Group[] = [
     specs: widths.map((b) => [`b = ${b}`, `h1b:b=${b},t=head`] as const),
   },
   {
+    title: 'h1b: the projection R, t by head',
+    specs: [128, 256].flatMap((b) => [
+      [`Gaussian, b = ${b}`, `h1b:b=${b},t=head`] as const,
+      [`orthogonal, b = ${b}`, `h1b:b=${b},t=head,r=orthogonal`] as const,
+    ]),
+  },
+  {
     title: 'h1b: keys alone, and keys and values, b = 256',
     specs: [
       ['keys alone (loki)', 'loki'],
@@ -119,7 +126,7 @@ export const section: Section<'ablations'> = {
     const command = compareCommand(context, [...new Set(all)]);
     return [
       text(
-        `One thing changes within a group. KL is that of the next token's distribution from f16's, in nats, over positions from ${beyond} on of all texts; where a method draws from a seed it is the mean of ${seeds}. Bits are of everything that is held, per element of keys and values. Not here, because no cache has the option: compressed values beside exact keys, and an orthogonal R.`,
+        `One thing changes within a group. KL is that of the next token's distribution from f16's, in nats, over positions from ${beyond} on of all texts; where a method draws from a seed it is the mean of ${seeds}. Bits are of everything that is held, per element of keys and values. An orthogonal R has the temperatures that were fitted on a Gaussian one. Not here, because no cache has the option: compressed values beside exact keys.`,
       ),
       {
         kind: 'chart',
