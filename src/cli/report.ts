@@ -4,19 +4,13 @@ import { InvalidArgumentError, type Command } from 'commander';
 import { attentionAtDepths } from '../bench/attention.ts';
 import { memoryReadSpeed } from '../bench/memory-speed-node.ts';
 import { openJournal } from '../eval/journal-node.ts';
+import type { Instruments, ReportContext, ReportText } from '../eval/report/context.ts';
 import { chartFiles, reportMarkdown } from '../eval/report/markdown.ts';
 import { reportIdentity } from '../eval/report/measure.ts';
 import { reportPage } from '../eval/report/page.ts';
 import { defaultShapes } from '../eval/report/planned.ts';
 import type { ReportProvenance } from '../eval/report/provenance.ts';
-import {
-  chooseSections,
-  renderReport,
-  runReport,
-  type Instruments,
-  type ReportContext,
-  type ReportText,
-} from '../eval/report/report.ts';
+import { chooseSections, renderReport, runReport } from '../eval/report/report.ts';
 import { sections } from '../eval/report/sections.ts';
 import type { Model } from '../model/model.ts';
 import { plannedBytes } from '../plan/plan.ts';

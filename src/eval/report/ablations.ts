@@ -5,7 +5,7 @@ import { isOurs, text, type Block } from './block.ts';
 import { dotRows } from './dot-rows.ts';
 import { change, percent, small } from './format.ts';
 import { compareCommand, rowOf } from './measure.ts';
-import type { Section } from './report.ts';
+import type { Section } from './section.ts';
 
 /** Specs that differ in one thing, and what each of them is called. */
 interface Group {
@@ -94,7 +94,7 @@ const groups: readonly Group[] = [
 
 const specsOf = () => [...new Set(groups.flatMap(({ specs }) => specs.map(([, spec]) => spec)))];
 
-export const section: Section<'ablations'> = {
+export const section: Section<AblationData> = {
   title: 'Ablations',
   specs: specsOf,
   async run(_, { measured }) {

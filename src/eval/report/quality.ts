@@ -4,7 +4,8 @@ import { dotRows, type Dot } from './dot-rows.ts';
 import { change, megabytes, shortName } from './format.ts';
 import { compareCommand, rowOf, type MeasuredRow } from './measure.ts';
 import { paperQuality } from './paper.ts';
-import type { ReportContext, Section } from './report.ts';
+import type { ReportContext } from './context.ts';
+import type { Section } from './section.ts';
 
 export interface QualityData {
   /** specs in the order of the table; figures are in `measured` */
@@ -16,7 +17,7 @@ const methods = [
   ...['cq', 'h1b', 'h1b:b=128', 'h1b+', 'bitplane', 'bitplane-small', 'bitplane:k=2,v=3'],
 ];
 
-export const section: Section<'quality'> = {
+export const section: Section<QualityData> = {
   title: 'Bytes, perplexity and quality per byte',
   specs: () => methods,
   run: async (_, { measured }) => ({

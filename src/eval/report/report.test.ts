@@ -4,19 +4,13 @@ import { plannedBytes } from '../../plan/plan.ts';
 import type { Model } from '../../model/model.ts';
 import type { Journal } from '../evaluate.ts';
 import type { TableBlock } from './block.ts';
+import type { ReportContext } from './context.ts';
 import { megabytes, small } from './format.ts';
 import { chartFiles, reportMarkdown } from './markdown.ts';
 import { reportPage } from './page.ts';
 import { paperLarge, paperQuality } from './paper.ts';
-import {
-  chooseSections,
-  renderReport,
-  runReport,
-  type ReportContext,
-  type ReportData,
-  type SectionName,
-} from './report.ts';
-import { sections } from './sections.ts';
+import { chooseSections, renderReport, runReport } from './report.ts';
+import { sections, type ReportData, type SectionName } from './sections.ts';
 
 // Paragraphs: exercises take whole ones.
 const text = Array.from({ length: 60 }, (_, i) => `${i} the cat sat on ${i % 7} mats.\n\n`).join(

@@ -6,7 +6,8 @@ import { isOurs, text, type Block } from './block.ts';
 import { megabytes, milliseconds, times } from './format.ts';
 import { resumed } from './measure.ts';
 import { paperTimes } from './paper.ts';
-import { sectionCommand, type OnShare, type ReportContext, type Section } from './report.ts';
+import { sectionCommand, type OnShare, type ReportContext } from './context.ts';
+import type { Section } from './section.ts';
 import { stackedBars } from './stacked-bars.ts';
 
 export interface TimeRow {
@@ -47,7 +48,7 @@ const methods = [
 /** Of each method; the median counts. */
 const turns = 9;
 
-export const section: Section<'time'> = {
+export const section: Section<TimeData> = {
   title: 'Where the time of a token goes',
   work: () => 1e5,
   run: (context, _, onShare) =>

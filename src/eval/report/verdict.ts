@@ -1,5 +1,5 @@
 /** Each claim of the paper: whether it holds on this model, by the numbers of the other sections. */
-import { ablatedRow, type AblationRow } from './ablations.ts';
+import { ablatedRow, type AblationData, type AblationRow } from './ablations.ts';
 import { text, type Block } from './block.ts';
 import { change, megabytes, percent, shortName, small, times } from './format.ts';
 import { rowOf, type MeasuredRow } from './measure.ts';
@@ -11,14 +11,23 @@ import {
   paperTimes,
   paperUntuned,
 } from './paper.ts';
-import { plannedAt } from './planned.ts';
-import {
-  sectionCommand,
-  type ReportContext,
-  type ReportData,
-  type Section,
-  type SectionName,
-} from './report.ts';
+import { plannedAt, type PlannedData } from './planned.ts';
+import type { QualityData } from './quality.ts';
+import type { MeasuredTexts, Section } from './section.ts';
+import type { TaskData } from './tasks.ts';
+import type { TimeData } from './time.ts';
+import { sectionCommand, type ReportContext } from './context.ts';
+
+/** The sections that it judges by. */
+interface Judging {
+  readonly quality: QualityData;
+  readonly planned: PlannedData;
+  readonly tasks: TaskData;
+  readonly time: TimeData;
+  readonly ablations: AblationData;
+}
+
+type Seen = MeasuredTexts & Partial<Judging>;
 
 export type Finding = 'holds' | 'does not hold' | 'cannot be tested here';
 
@@ -28,16 +37,15 @@ export interface Judged {
   /** the numbers that say so */
   readonly because: string;
   /** the section that they come from */
-  readonly section: SectionName;
+  readonly section: keyof Judging;
 }
 
 export interface VerdictData {
   readonly claims: readonly Judged[];
 }
 
-type Data = Readonly<ReportData>;
 /** One claim judged; undefined where its section was not run. */
-type Claim = (data: Data, context: ReportContext) => Judged | undefined;
+type Claim = (data: Seen, context: ReportContext) => Judged | undefined;
 
 const holdsIf = (condition: boolean): Finding => (condition ? 'holds' : 'does not hold');
 
@@ -240,7 +248,7 @@ const claims: readonly Claim[] = [
   ...[eviction, faster, ...untested],
 ];
 
-export const section: Section<'verdict'> = {
+export const section: Section<VerdictData, Seen> = {
   title: 'What holds of the paper’s claims',
   run: async (context, data) => ({
     claims: claims.flatMap((claim) => claim(data, context) ?? []),
