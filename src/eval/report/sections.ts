@@ -1,4 +1,5 @@
 import { section as ablations, type AblationData } from './ablations.ts';
+import { section as adapted, type AdaptedData } from './adapted.ts';
 import { section as planned, type PlannedData } from './planned.ts';
 import { section as quality, type QualityData } from './quality.ts';
 import type { MeasuredTexts, Section } from './section.ts';
@@ -14,6 +15,7 @@ export interface ReportData extends MeasuredTexts {
   tasks?: TaskData;
   time?: TimeData;
   ablations?: AblationData;
+  adapted?: AdaptedData;
   trade?: TradeData;
   verdict?: VerdictData;
 }
@@ -25,4 +27,13 @@ export type Sections = {
 };
 
 /** Every section, in the order of the document. To add one: one file that exports `section`, its row here and its field of `ReportData`. */
-export const sections: Sections = { quality, planned, tasks, time, ablations, trade, verdict };
+export const sections: Sections = {
+  quality,
+  planned,
+  tasks,
+  time,
+  ablations,
+  adapted,
+  trade,
+  verdict,
+};
