@@ -20,7 +20,10 @@ function readPath(path: string): EvalText[] {
   if (!statSync(path, { throwIfNoEntry: false })?.isDirectory()) return [readText(path)];
   const files = readdirSync(path).filter((file) => file.endsWith('.txt'));
   if (files.length === 0) {
-    throw new KvError('io', `${path} holds no .txt files. Give a text with --text.`);
+    throw new KvError(
+      'io',
+      `${path} holds no .txt files. Name a file of another kind itself, such as --text wiki.test.raw.`,
+    );
   }
   return files.sort().map((file) => readText(join(path, file)));
 }

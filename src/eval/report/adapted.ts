@@ -76,8 +76,8 @@ function candidates({ layers, adapter }: Model): Candidate[] {
       ];
     }),
     ...[1, 2, 3].flatMap((k): Candidate[] => [
-      { label: `bitplane, ${k} bits, plain`, method: `bitplane:k=${k},alloc=none` },
-      { label: `bitplane, ${k} bits, ${calibrated}`, method: `bitplane:k=${k}` },
+      { label: `bitplane, k = ${k}, plain`, method: `bitplane:k=${k},alloc=none` },
+      { label: `bitplane, k = ${k}, ${calibrated}`, method: `bitplane:k=${k}` },
     ]),
     { label: 'bitplane', method: 'bitplane' },
     { label: 'bitplane-small', method: 'bitplane-small' },

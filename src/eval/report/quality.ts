@@ -33,7 +33,7 @@ export const section: Section<QualityData> = {
     const { texts } = context;
     return [
       text(
-        `Windows of ${measured.context} tokens; ${texts.map(({ name }, i) => `${measured.windows[i]} of ${shortName(name)}`).join(', ')}. MB are 10⁶ bytes of all that a cache holds at the end of a window: scales, exact windows and codebooks too. QpB is the paper's quality per byte, 1000 / (perplexity × MB): it grows as a cache shrinks, however bad the text becomes. The paper's own figures stand at the right, in italics: its 60M model on 8k tokens of WikiText-2 and PTB, not our model and not our texts; ${namesOf()}.`,
+        `Windows of ${measured.context} tokens that follow each other, of which all predictions are scored${protocolOf(measured.context)}; ${texts.map(({ name }, i) => `${measured.windows[i]} of ${shortName(name)}`).join(', ')}. MB are 10⁶ bytes of all that a cache holds at the end of a window: scales, exact windows and codebooks too. QpB is the paper's quality per byte, 1000 / (perplexity × MB): it grows as a cache shrinks, however bad the text becomes. The paper's own figures stand at the right, in italics: its 60M model on 8k tokens of WikiText-2 and PTB, not our model and not our texts; ${namesOf()}.`,
       ),
       {
         kind: 'chart',
@@ -52,6 +52,10 @@ export const section: Section<QualityData> = {
     ];
   },
 };
+
+/** The name of such windows in `h1bkv eval --protocol`. */
+const protocolOf = (context: number) =>
+  context === 2048 ? ', as protocol gptq does' : ', as protocol gptq does at 2048';
 
 /** What the paper calls the methods of its table. */
 const namesOf = () =>
