@@ -1,6 +1,7 @@
 import { readdirSync, readFileSync, statSync } from 'node:fs';
 import { basename, join } from 'node:path';
 import { KvError } from '../errors/errors.ts';
+import { refuseParquet } from '../eval/parquet.ts';
 import type { EvalText } from '../eval/task.ts';
 import { packageRoot } from './options.ts';
 
@@ -30,8 +31,11 @@ function readPath(path: string): EvalText[] {
 
 function readText(file: string): EvalText {
   try {
-    return { name: basename(file), text: readFileSync(file, 'utf8') };
+    const bytes = readFileSync(file);
+    refuseParquet(file, bytes);
+    return { name: basename(file), text: bytes.toString('utf8') };
   } catch (cause) {
+    if (cause instanceof KvError) throw cause;
     throw new KvError('io', `${file} cannot be read. Give a text with --text.`, { cause });
   }
 }

@@ -4,6 +4,7 @@ import { percent, shortName } from './format.ts';
 test.each([
   ['wiki.test.raw', 'WikiText-2 raw, test'],
   ['wiki.valid.tokens', 'WikiText-2, valid'],
+  ['wikitext-2-test.txt', 'WikiText-2, test'],
   ['ptb.test.txt', 'PTB, test'],
   ['bram-stoker_dracula.txt', 'dracula'],
   ['my.wiki.test.raw', 'my.wiki.test'],

@@ -20,6 +20,7 @@ export const milliseconds = (ms: number) => ms.toFixed(ms < 10 ? 2 : 1);
 const knownTexts: readonly (readonly [file: RegExp, name: string])[] = [
   [/^wiki\.(\w+)\.raw$/, 'WikiText-2 raw'],
   [/^wiki\.(\w+)\.tokens$/, 'WikiText-2'],
+  [/^wikitext-2-(\w+)\.txt$/, 'WikiText-2'],
   [/^ptb\.(\w+)\.txt$/, 'PTB'],
 ];
 
