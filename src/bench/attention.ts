@@ -22,6 +22,8 @@ export interface AttentionOptions {
   readonly rounds?: number;
   /** weights that are read before each turn; default 64 MiB, more than processors cache */
   readonly weightBytes?: number;
+  /** Called before each method's cache is filled, and before the turns: filling takes seconds for a large shape. */
+  readonly onPhase?: (what: string, done: number, total: number) => void;
 }
 
 /** Layers that are really held and timed; the rest is alike. */
@@ -39,7 +41,7 @@ export async function attentionAtDepths(
   shape: ModelShape,
   methods: readonly string[],
   depths: readonly number[],
-  { rounds = 9, weightBytes = 64 << 20 }: AttentionOptions = {},
+  { rounds = 9, weightBytes = 64 << 20, onPhase }: AttentionOptions = {},
 ): Promise<AttentionRow[]> {
   const { nHeads, nKvHeads, headDim, nLayers } = shape;
   const random = new Random(1);
@@ -82,7 +84,8 @@ export async function attentionAtDepths(
 
   const ascending = [...depths].sort((a, b) => a - b);
   const held: { method: string; depth: number; cache: KvCache; times: number[] }[] = [];
-  for (const method of methods) {
+  for (const [i, method] of methods.entries()) {
+    onPhase?.(method, i, methods.length + 1);
     const cache = await createCache(method, layersOf({ ...shape, nLayers: heldLayers }), kernels);
     for (const depth of ascending) {
       fill(cache, depth - 1);
@@ -91,6 +94,7 @@ export async function attentionAtDepths(
     }
     cache.dispose();
   }
+  onPhase?.('turns', methods.length, methods.length + 1);
   for (let round = 0; round < rounds; round++) {
     for (const { cache, times } of held) {
       await others.read();

@@ -4,7 +4,7 @@
  * <F q, E k> = <q, k>. Codes are packed into nibbles so that one table of 16 entries per nibble
  * scores them (`queryTables` in src/kernels/kernels.ts).
  */
-import { cholesky, symmetricEigen } from '../math/linalg.ts';
+import { cholesky, orthonormalize, symmetricEigen } from '../math/linalg.ts';
 import { Random } from '../math/random.ts';
 
 /** The codec of one KV head, in the layout of `Codec` in src/kernels/kernels.ts. */
@@ -201,16 +201,7 @@ export function randomRotation(d: number, seed: number): Float64Array {
     return rows;
   }
   for (let i = 0; i < rows.length; i++) rows[i] = random.normal();
-  for (let i = 0; i < d; i++) {
-    const row = rows.subarray(i * d, (i + 1) * d);
-    for (let k = 0; k < i; k++) {
-      const other = rows.subarray(k * d, (k + 1) * d);
-      const along = row.reduce((sum, x, j) => sum + x * other[j], 0);
-      for (let j = 0; j < d; j++) row[j] -= along * other[j];
-    }
-    const norm = Math.hypot(...row);
-    for (let j = 0; j < d; j++) row[j] /= norm;
-  }
+  orthonormalize(rows, d);
   return rows;
 }
 

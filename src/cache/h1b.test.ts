@@ -6,7 +6,7 @@ import { f16ToF32 } from '../math/f16.ts';
 import { Random } from '../math/random.ts';
 import { fittedTemperatures, type Adapter } from './adapter.ts';
 import { createCache } from './registry.ts';
-import { gaussianProjection, projectionStep } from './sketch.ts';
+import { gaussianProjection, orthogonalProjection, projectionStep } from './sketch.ts';
 
 describe('the projection', () => {
   test('is standard normal in steps of 1/32, and a function of seed and layer', () => {
@@ -22,6 +22,47 @@ describe('the projection', () => {
     expect(gaussianProjection(0, 1, 2, 256, 64)).not.toEqual(r);
     // Saved sketches depend on these numbers: they may never change.
     expect([...r.subarray(0, 8)]).toEqual(goldenProjection);
+  });
+});
+
+describe('the orthogonal projection', () => {
+  // 40 rows at width 16: two whole blocks and half of a third, in each of two heads.
+  const [heads, bits, d] = [2, 40, 16];
+  const r = orthogonalProjection(0, 3, heads, bits, d);
+  const row = (head: number, i: number) =>
+    Array.from(r.subarray((head * bits + i) * d, (head * bits + i + 1) * d), (x) => x / 32);
+  const product = (a: number[], b: number[]) => a.reduce((sum, x, j) => sum + x * b[j], 0) / d;
+
+  test('has orthogonal rows of one length in blocks of the head dimension, up to rounding', () => {
+    let across = 0;
+    for (let head = 0; head < heads; head++) {
+      for (let i = 0; i < bits; i++) {
+        for (let j = 0; j <= i; j++) {
+          const cosine = product(row(head, i), row(head, j));
+          if (Math.floor(i / d) !== Math.floor(j / d)) across = Math.max(across, Math.abs(cosine));
+          else expect(Math.abs(cosine - Number(i === j))).toBeLessThan(0.03);
+        }
+      }
+    }
+    // Blocks know nothing of each other.
+    expect(across).toBeGreaterThan(0.3);
+    expect(row(0, 0)).not.toEqual(row(1, 0));
+    expect(orthogonalProjection(0, 3, heads, bits, d)).toEqual(r);
+    expect(orthogonalProjection(1, 3, heads, bits, d)).not.toEqual(r);
+  });
+
+  test('is named by the spec, takes the same memory, and is not what finetuning began with', async () => {
+    const shapes = [{ nHeads: 2, nKvHeads: 1, headDimK: 32, headDimV: 32, scale: 1 }];
+    const create = (spec: string, adapter?: Adapter) =>
+      createCache(spec, shapes, new ReferenceKernels(), adapter);
+    const [gaussian, orthogonal] = [await create('h1b'), await create('h1b:r=orthogonal')];
+    expect(gaussian.spec).toBe('h1b:b=256,seed=0,t=0.07');
+    expect(orthogonal.spec).toBe('h1b:b=256,seed=0,r=orthogonal,t=0.07');
+    expect(orthogonal.bytes()).toEqual(gaussian.bytes());
+    const layers = [{ temperatures: Float32Array.of(1, 1), values: [] }];
+    const finetuned = [{ name: 'x', bits: 64, seed: 0, layers }];
+    const adapter: Adapter = { model: '', text: '', temperatures: [], finetuned };
+    await expect(create('h1b:tuned=x,r=orthogonal', adapter)).rejects.toThrow(/Leave out r/);
   });
 });
 
@@ -64,6 +105,11 @@ describe('the sketched score', () => {
       expect(Math.abs(sigmas)).toBeLessThan(4);
     },
   );
+
+  test('has it with orthogonal rows too', async () => {
+    const sigmas = await biasInSigmas(0.5, (seed) => orthogonalProjection(seed, 7, 1, 64, dim));
+    expect(Math.abs(sigmas)).toBeLessThan(4);
+  });
 
   test.each([
     ['entries that are not centred', (r: Int8Array) => r.map((x) => x + 16)],

@@ -1,13 +1,13 @@
-import { KvError } from '../errors/errors.ts';
+import { ensure, KvError } from '../errors/errors.ts';
 import { finetunedOf } from './adapter.ts';
 import { expectAffine } from './affine-values.ts';
 import type { CacheMethod } from './method.ts';
 import { allocConstants, perHead } from './constants.ts';
 import { PagedCache, type PagedMethod } from './paged.ts';
 import { pageLength } from './pages.ts';
-import { gaussianProjection } from './sketch.ts';
+import { gaussianProjection, orthogonalProjection } from './sketch.ts';
 import { chooseTemperatures, QueryScratch } from './sketched.ts';
-import { expectSettings, wholeSetting } from './spec.ts';
+import { choiceSetting, expectSettings, wholeSetting } from './spec.ts';
 import { updateConstants, updatesByLayer } from './value-updates.ts';
 
 /**
@@ -22,13 +22,21 @@ import { updateConstants, updatesByLayer } from './value-updates.ts';
  * temperature for all heads, or `head`, `layer`, `global` for the adapter's fit of that kind
  * (default `head` where the adapter has a fit for this b, else `defaultTemperature`), or `norm`, which is
  * past the paper: softmax(r a / T), r = |q| / sqrt(d), T the adapter's for each head. `tuned` names what
- * finetuning left in the adapter: temperatures, and what else was trained.
+ * finetuning left in the adapter: temperatures, and what else was trained. `r` is `gaussian`, the paper's
+ * R, or `orthogonal`, to compare it with.
  */
 export const create: CacheMethod['create'] = (spec, shapes, kernels, adapter) => {
-  expectSettings(spec, ['b', 'seed', 't', 'tuned']);
+  expectSettings(spec, ['b', 'seed', 'r', 't', 'tuned']);
   const tuned = finetunedOf(spec, shapes, adapter);
   const bits = wholeSetting(spec, 'b', tuned?.bits ?? 256, { min: 32, max: 1024, step: 32 });
   const seed = wholeSetting(spec, 'seed', tuned?.seed ?? 0, { min: 0, max: 65535 });
+  const kind = choiceSetting(spec, 'r', 'gaussian', ['gaussian', 'orthogonal']);
+  ensure(
+    !tuned || kind === 'gaussian',
+    'usage',
+    () => `cache "h1b": tuned=${tuned?.name} was made with r=gaussian. Leave out r.`,
+  );
+  const draw = kind === 'gaussian' ? gaussianProjection : orthogonalProjection;
   for (const shape of shapes) expectAffine(spec.name, shape, 4);
   const { label, temperatures, byNorm } = tuned
     ? {
@@ -39,7 +47,7 @@ export const create: CacheMethod['create'] = (spec, shapes, kernels, adapter) =>
     : chooseTemperatures(spec, bits, shapes, adapter);
   const projectionOf = (layer: number, nKvHeads: number, headDimK: number) => {
     const own = tuned?.layers[layer].projection;
-    return own ? Int8Array.from(own) : gaussianProjection(seed, layer, nKvHeads, bits, headDimK);
+    return own ? Int8Array.from(own) : draw(seed, layer, nKvHeads, bits, headDimK);
   };
 
   const constants = allocConstants(kernels, [
@@ -62,7 +70,7 @@ export const create: CacheMethod['create'] = (spec, shapes, kernels, adapter) =>
   );
 
   const method: PagedMethod = {
-    spec: `h1b:b=${bits},seed=${seed},${tuned ? 'tuned' : 't'}=${label}`,
+    spec: `h1b:b=${bits},seed=${seed},${kind === 'orthogonal' ? 'r=orthogonal,' : ''}${tuned ? 'tuned' : 't'}=${label}`,
     ...(matrices.length > 0 && { valueUpdates: updatesByLayer(tuned, matrices) }),
     layout: ({ nKvHeads, headDimV }) => ({
       keys: { dtype: 'u32', shape: [nKvHeads, pageLength, bits / 32] },

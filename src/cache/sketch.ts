@@ -1,3 +1,4 @@
+import { orthonormalize } from '../math/linalg.ts';
 import { Random } from '../math/random.ts';
 
 /** Entries of R are whole multiples of this: i8 keeps sketches exact integers on every backend. */
@@ -19,6 +20,30 @@ export function gaussianProjection(
   return Int8Array.from({ length: nKvHeads * bits * headDim }, () =>
     toI8(random.normal() / projectionStep),
   );
+}
+
+/**
+ * Another R for one layer: rows of a Gaussian one made orthogonal in blocks of `headDim` rows, so that the
+ * signs of a block repeat less of each other. Rows are sqrt(headDim) long before they are rounded to steps
+ * of 1/32; the last block of a head may have fewer.
+ * @returns i8 [nKvHeads, bits, headDim], in units of `projectionStep`
+ */
+export function orthogonalProjection(
+  seed: number,
+  layer: number,
+  nKvHeads: number,
+  bits: number,
+  headDim: number,
+): Int8Array {
+  const random = new Random(seed * 65536 + layer);
+  const all = Float64Array.from({ length: nKvHeads * bits * headDim }, () => random.normal());
+  for (let head = 0; head < nKvHeads; head++) {
+    for (let row = 0; row < bits; row += headDim) {
+      const end = head * bits + Math.min(bits, row + headDim);
+      orthonormalize(all.subarray((head * bits + row) * headDim, end * headDim), headDim);
+    }
+  }
+  return Int8Array.from(all, (x) => toI8((x * Math.sqrt(headDim)) / projectionStep));
 }
 
 const toI8 = (x: number) => Math.max(-127, Math.min(127, Math.round(x)));

@@ -1,6 +1,6 @@
 import { InvalidArgumentError, type Command } from 'commander';
 import { ensure } from '../errors/errors.ts';
-import { readData } from '../eval/data-node.ts';
+import { openData } from '../eval/data-node.ts';
 import { evaluate, runIdentity } from '../eval/evaluate.ts';
 import { heatMap } from '../eval/heat-map.ts';
 import { openJournal } from '../eval/journal-node.ts';
@@ -55,7 +55,7 @@ export function define(command: Command): void {
     )
     .option(
       '--data <task=path>',
-      "a data set's file, folder or archive; may be repeated",
+      "a data set's file, folder or archive, or hf:owner/repo/file; may be repeated",
       collectData,
     )
     .option('--protocol <name>', 'windows of perplexity as others cut them', protocolName)
@@ -128,11 +128,15 @@ function collectData(
   throw new InvalidArgumentError('It must be task=path, such as gsm8k=data/gsm8k.');
 }
 
-function readAllData(paths: EvalFlags['data']): Record<string, readonly EvalText[]> | undefined {
+async function openAllData(
+  paths: EvalFlags['data'],
+): Promise<Record<string, readonly EvalText[]> | undefined> {
   if (!paths) return undefined;
-  return Object.fromEntries(
-    Object.entries(paths).map(([task, own]) => [task, own.flatMap(readData)]),
-  );
+  const opened: Record<string, EvalText[]> = {};
+  for (const [task, own] of Object.entries(paths)) {
+    opened[task] = (await Promise.all(own.map((name) => openData(name)))).flat();
+  }
+  return opened;
 }
 
 const fileNames = (data: Readonly<Record<string, readonly EvalText[]>>) =>
@@ -188,7 +192,7 @@ function share(text: string): number {
 
 async function run(flags: EvalFlags): Promise<void> {
   const texts = readTexts(flags.text);
-  const data = readAllData(flags.data);
+  const data = await openAllData(flags.data);
   const windows = windowsFrom(flags);
   ensure(
     flags.svg === undefined || flags.depth !== undefined,

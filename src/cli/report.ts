@@ -4,19 +4,13 @@ import { InvalidArgumentError, type Command } from 'commander';
 import { attentionAtDepths } from '../bench/attention.ts';
 import { memoryReadSpeed } from '../bench/memory-speed-node.ts';
 import { openJournal } from '../eval/journal-node.ts';
+import type { Instruments, ReportContext, ReportText } from '../eval/report/context.ts';
 import { chartFiles, reportMarkdown } from '../eval/report/markdown.ts';
 import { reportIdentity } from '../eval/report/measure.ts';
 import { reportPage } from '../eval/report/page.ts';
 import { defaultShapes } from '../eval/report/planned.ts';
 import type { ReportProvenance } from '../eval/report/provenance.ts';
-import {
-  chooseSections,
-  renderReport,
-  runReport,
-  type Instruments,
-  type ReportContext,
-  type ReportText,
-} from '../eval/report/report.ts';
+import { chooseSections, renderReport, runReport } from '../eval/report/report.ts';
 import { sections } from '../eval/report/sections.ts';
 import type { Model } from '../model/model.ts';
 import { plannedBytes } from '../plan/plan.ts';
@@ -177,25 +171,30 @@ function instrumentsOf({ kernels }: Model): Instruments {
   return {
     plannedBytes: async (spec, layers, positions) =>
       (await plannedBytes(spec, layers, positions)).total,
-    attentionMs: (shape, specs, depth) => attentionAtDepths(kernels, shape, specs, [depth]),
+    attentionMs: (shape, specs, { depth, turns, onPhase }) =>
+      attentionAtDepths(kernels, shape, specs, [depth], { rounds: turns, onPhase }),
     memoryGigabytes: () => memoryReadSpeed(kernels.threads),
     runPython: async (code, options) =>
       (await import('../eval/python-node.ts')).runPython(code, options),
   };
 }
 
-/** A bar on a terminal; elsewhere a line a minute, with what is left. */
+/** A bar on a terminal; elsewhere a line for each thing that begins, and one a minute, with what is left. */
 function progressOf() {
   const bar = progressLine('reporting');
   const began = performance.now();
   let told = began;
+  let toldWhat: string | undefined;
   return {
     update(done: number, total: number, what: string) {
       bar(done, total);
       const now = performance.now();
-      if (process.stderr.isTTY || now - told < 60_000) return;
-      told = now;
-      const left = done > 0 ? Math.round(((now - began) * (total / done - 1)) / 60_000) : undefined;
+      if (process.stderr.isTTY || (what === toldWhat && now - told < 60_000)) return;
+      [told, toldWhat] = [now, what];
+      const left =
+        done > 0 && done < total
+          ? Math.round(((now - began) * (total / done - 1)) / 60_000)
+          : undefined;
       const share = Math.round((100 * done) / total);
       console.error(
         `${what}: ${share} % of all${left === undefined ? '' : `, about ${left} min left`}`,

@@ -1,6 +1,7 @@
 import { readdirSync, readFileSync, statSync } from 'node:fs';
 import { basename, join } from 'node:path';
 import { KvError } from '../errors/errors.ts';
+import { refuseParquet } from '../eval/parquet.ts';
 import type { EvalText } from '../eval/task.ts';
 import { packageRoot } from './options.ts';
 
@@ -20,15 +21,21 @@ function readPath(path: string): EvalText[] {
   if (!statSync(path, { throwIfNoEntry: false })?.isDirectory()) return [readText(path)];
   const files = readdirSync(path).filter((file) => file.endsWith('.txt'));
   if (files.length === 0) {
-    throw new KvError('io', `${path} holds no .txt files. Give a text with --text.`);
+    throw new KvError(
+      'io',
+      `${path} holds no .txt files. Name a file of another kind itself, such as --text wiki.test.raw.`,
+    );
   }
   return files.sort().map((file) => readText(join(path, file)));
 }
 
 function readText(file: string): EvalText {
   try {
-    return { name: basename(file), text: readFileSync(file, 'utf8') };
+    const bytes = readFileSync(file);
+    refuseParquet(file, bytes);
+    return { name: basename(file), text: bytes.toString('utf8') };
   } catch (cause) {
+    if (cause instanceof KvError) throw cause;
     throw new KvError('io', `${file} cannot be read. Give a text with --text.`, { cause });
   }
 }

@@ -6,7 +6,7 @@ import fc from 'fast-check';
 import { afterAll, describe, expect, test } from 'vitest';
 import { KvError } from '../errors/errors.ts';
 import { csvRows } from './csv.ts';
-import { readData } from './data-node.ts';
+import { openData, readData } from './data-node.ts';
 import { dataFiles, jsonLines, textIn } from './data.ts';
 import { tarFiles } from './tar.ts';
 
@@ -109,11 +109,55 @@ describe('the files of a data set', () => {
     ['empty', 'io', /holds no .jsonl or .csv files/],
     ['torn.jsonl.gz', 'format', /cannot be unpacked/],
     ['other.tar.gz', 'format', /no tar archive/],
+    ['test.parquet', 'unsupported', /test.parquet is Parquet; JSON lines, .*read_parquet/],
   ])('%s is refused', (name, code, message) => {
     at('empty/notes.txt', '?');
+    at('test.parquet', 'PAR1 and more');
     at('torn.jsonl.gz', gzipSync('A'.repeat(1000)).subarray(0, 20));
     at('other.tar.gz', gzipSync('A'.repeat(1000)));
     expect(() => readData(join(folder, name))).toThrow(failure(code, message));
+  });
+
+  describe('on the hub', () => {
+    /** Serves these files, and keeps what it was asked. */
+    const hub = (files: Record<string, string | Uint8Array>) => {
+      const asked: string[] = [];
+      const fetch: typeof globalThis.fetch = async (url) => {
+        asked.push(String(url));
+        const found = Object.entries(files).find(([path]) => String(url).endsWith(path));
+        const body = typeof found?.[1] === 'string' ? found[1] : Uint8Array.from(found?.[1] ?? []);
+        return new Response(body, { status: found ? 200 : 404 });
+      };
+      return {
+        asked,
+        options: { fetch, endpoint: 'https://hub.test', token: '', retryDelayMs: 1 },
+      };
+    };
+
+    test('are files of a data set repository, at a revision if one is named', async () => {
+      const { asked, options } = hub({ 'a%20b.jsonl': 'A', 'b.csv.gz': gzipSync('B') });
+      const spaced = await openData('hf:o/r.x/d/a b.jsonl', options);
+      expect(spaced).toEqual([{ name: 'a b.jsonl', text: 'A' }]);
+      const packed = await openData('hf:o/r/b.csv.gz@v1', options);
+      expect(packed).toEqual([{ name: 'b.csv', text: 'B' }]);
+      expect(asked).toEqual([
+        'https://hub.test/datasets/o/r.x/resolve/main/d/a%20b.jsonl',
+        'https://hub.test/datasets/o/r/resolve/v1/b.csv.gz',
+      ]);
+      expect(await openData(at('local.csv', 'C'))).toEqual([{ name: 'local.csv', text: 'C' }]);
+    });
+
+    test.each<[string, KvError['code'], RegExp]>([
+      ['hf:o/r', 'usage', /names no file on the hub\. Write hf:owner\/repo\/file/],
+      ['hf:o/r/../../x.jsonl', 'usage', /names no file on the hub/],
+      ['hf:o/r/none.jsonl', 'usage', /there is no datasets\/o\/r\/none.jsonl at revision "main"/],
+      ['hf:o/r/x.parquet', 'unsupported', /hf:o\/r\/x.parquet is Parquet/],
+    ])('%s is refused', async (spec, code, message) => {
+      const { options } = hub({ 'x.parquet': 'PAR1...' });
+      const opening = openData(spec, options);
+      await expect(opening).rejects.toMatchObject({ name: 'KvError', code });
+      await expect(opening).rejects.toThrow(message);
+    });
   });
 
   test('are found by a word of their names', () => {

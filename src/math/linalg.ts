@@ -1,5 +1,22 @@
 import { ensure, KvError } from '../errors/errors.ts';
 
+/**
+ * Makes rows orthonormal, in place, one after the other (modified Gram-Schmidt).
+ * @param rows [n, d], n at most d, linearly independent
+ */
+export function orthonormalize(rows: Float64Array, d: number): void {
+  for (let i = 0; i < rows.length / d; i++) {
+    const row = rows.subarray(i * d, (i + 1) * d);
+    for (let k = 0; k < i; k++) {
+      const other = rows.subarray(k * d, (k + 1) * d);
+      const along = row.reduce((sum, x, j) => sum + x * other[j], 0);
+      for (let j = 0; j < d; j++) row[j] -= along * other[j];
+    }
+    const norm = Math.hypot(...row);
+    for (let j = 0; j < d; j++) row[j] /= norm;
+  }
+}
+
 /** Steps of the QL method for one eigenvalue: 1 or 2 in practice. */
 const maxSteps = 60;
 

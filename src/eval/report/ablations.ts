@@ -5,7 +5,7 @@ import { isOurs, text, type Block } from './block.ts';
 import { dotRows } from './dot-rows.ts';
 import { change, percent, small } from './format.ts';
 import { compareCommand, rowOf } from './measure.ts';
-import type { Section } from './report.ts';
+import type { Section } from './section.ts';
 
 /** Specs that differ in one thing, and what each of them is called. */
 interface Group {
@@ -48,6 +48,13 @@ const groups: readonly Group[] = [
     specs: widths.map((b) => [`b = ${b}`, `h1b:b=${b},t=head`] as const),
   },
   {
+    title: 'h1b: the projection R, t by head',
+    specs: [128, 256].flatMap((b) => [
+      [`Gaussian, b = ${b}`, `h1b:b=${b},t=head`] as const,
+      [`orthogonal, b = ${b}`, `h1b:b=${b},t=head,r=orthogonal`] as const,
+    ]),
+  },
+  {
     title: 'h1b: keys alone, and keys and values, b = 256',
     specs: [
       ['keys alone (loki)', 'loki'],
@@ -87,7 +94,7 @@ const groups: readonly Group[] = [
 
 const specsOf = () => [...new Set(groups.flatMap(({ specs }) => specs.map(([, spec]) => spec)))];
 
-export const section: Section<'ablations'> = {
+export const section: Section<AblationData> = {
   title: 'Ablations',
   specs: specsOf,
   async run(_, { measured }) {
@@ -119,7 +126,7 @@ export const section: Section<'ablations'> = {
     const command = compareCommand(context, [...new Set(all)]);
     return [
       text(
-        `One thing changes within a group. KL is that of the next token's distribution from f16's, in nats, over positions from ${beyond} on of all texts; where a method draws from a seed it is the mean of ${seeds}. Bits are of everything that is held, per element of keys and values. Not here, because no cache has the option: compressed values beside exact keys, and an orthogonal R.`,
+        `One thing changes within a group. KL is that of the next token's distribution from f16's, in nats, over positions from ${beyond} on of all texts; where a method draws from a seed it is the mean of ${seeds}. Bits are of everything that is held, per element of keys and values. An orthogonal R has the temperatures that were fitted on a Gaussian one. Not here, because no cache has the option: compressed values beside exact keys.`,
       ),
       {
         kind: 'chart',

@@ -6,7 +6,7 @@ import { prepare } from '../perplexity.ts';
 import type { Figures, HeldBytes, TaskContext } from '../task.ts';
 import { windowsOf } from '../windows.ts';
 import { h1bkv } from './command.ts';
-import { textFlags, type OnShare, type ReportContext } from './report.ts';
+import { textFlags, type OnShare, type ReportContext } from './context.ts';
 
 /** Figures over all positions, and over those past the window's `beyond`. */
 export interface TextFigures extends Figures {

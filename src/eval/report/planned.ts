@@ -6,7 +6,8 @@ import { dotRows, type Dot } from './dot-rows.ts';
 import { megabytes, times } from './format.ts';
 import { resumed } from './measure.ts';
 import { paperLarge } from './paper.ts';
-import type { ReportContext, Section } from './report.ts';
+import type { ReportContext } from './context.ts';
+import type { Section } from './section.ts';
 
 export interface PlannedRow {
   readonly method: string;
@@ -28,7 +29,7 @@ const methods = [
 /** That of the paper's figure. */
 const positions = 8192;
 
-export const section: Section<'planned'> = {
+export const section: Section<PlannedData> = {
   title: 'The same at the size of a 7B model: bytes alone',
   work: () => 5e4,
   async run({ shapes, instruments, journal }, _, onShare) {

@@ -4,7 +4,8 @@ import { dotRows, type Dot } from './dot-rows.ts';
 import { change, megabytes, shortName } from './format.ts';
 import { compareCommand, rowOf, type MeasuredRow } from './measure.ts';
 import { paperQuality } from './paper.ts';
-import type { ReportContext, Section } from './report.ts';
+import type { ReportContext } from './context.ts';
+import type { Section } from './section.ts';
 
 export interface QualityData {
   /** specs in the order of the table; figures are in `measured` */
@@ -16,7 +17,7 @@ const methods = [
   ...['cq', 'h1b', 'h1b:b=128', 'h1b+', 'bitplane', 'bitplane-small', 'bitplane:k=2,v=3'],
 ];
 
-export const section: Section<'quality'> = {
+export const section: Section<QualityData> = {
   title: 'Bytes, perplexity and quality per byte',
   specs: () => methods,
   run: async (_, { measured }) => ({
@@ -32,7 +33,7 @@ export const section: Section<'quality'> = {
     const { texts } = context;
     return [
       text(
-        `Windows of ${measured.context} tokens; ${texts.map(({ name }, i) => `${measured.windows[i]} of ${shortName(name)}`).join(', ')}. MB are 10⁶ bytes of all that a cache holds at the end of a window: scales, exact windows and codebooks too. QpB is the paper's quality per byte, 1000 / (perplexity × MB): it grows as a cache shrinks, however bad the text becomes. The paper's own figures stand at the right, in italics: its 60M model on 8k tokens of WikiText-2 and PTB, not our model and not our texts; ${namesOf()}.`,
+        `Windows of ${measured.context} tokens that follow each other, of which all predictions are scored${protocolOf(measured.context)}; ${texts.map(({ name }, i) => `${measured.windows[i]} of ${shortName(name)}`).join(', ')}. MB are 10⁶ bytes of all that a cache holds at the end of a window: scales, exact windows and codebooks too. QpB is the paper's quality per byte, 1000 / (perplexity × MB): it grows as a cache shrinks, however bad the text becomes. The paper's own figures stand at the right, in italics: its 60M model on 8k tokens of WikiText-2 and PTB, not our model and not our texts; ${namesOf()}.`,
       ),
       {
         kind: 'chart',
@@ -51,6 +52,10 @@ export const section: Section<'quality'> = {
     ];
   },
 };
+
+/** The name of such windows in `h1bkv eval --protocol`. */
+const protocolOf = (context: number) =>
+  context === 2048 ? ', as protocol gptq does' : ', as protocol gptq does at 2048';
 
 /** What the paper calls the methods of its table. */
 const namesOf = () =>

@@ -4,19 +4,13 @@ import { plannedBytes } from '../../plan/plan.ts';
 import type { Model } from '../../model/model.ts';
 import type { Journal } from '../evaluate.ts';
 import type { TableBlock } from './block.ts';
+import type { ReportContext } from './context.ts';
 import { megabytes, small } from './format.ts';
 import { chartFiles, reportMarkdown } from './markdown.ts';
 import { reportPage } from './page.ts';
 import { paperLarge, paperQuality } from './paper.ts';
-import {
-  chooseSections,
-  renderReport,
-  runReport,
-  type ReportContext,
-  type ReportData,
-  type SectionName,
-} from './report.ts';
-import { sections } from './sections.ts';
+import { chooseSections, renderReport, runReport } from './report.ts';
+import { sections, type ReportData, type SectionName } from './sections.ts';
 
 // Paragraphs: exercises take whole ones.
 const text = Array.from({ length: 60 }, (_, i) => `${i} the cat sat on ${i % 7} mats.\n\n`).join(
@@ -61,8 +55,11 @@ beforeAll(async () => {
     instruments: {
       plannedBytes: async (spec, layers, positions) =>
         (await plannedBytes(spec, layers, positions)).total,
-      attentionMs: async (_, specs) =>
-        specs.map((_, i) => ({ attendMs: 40 / (i + 1), bytes: 1e6 })),
+      attentionMs: async (_, specs, { onPhase }) => {
+        onPhase('f16', 0, 2);
+        onPhase('turns', 1, 2);
+        return specs.map((_, i) => ({ attendMs: 40 / (i + 1), bytes: 1e6 }));
+      },
       memoryGigabytes: async () => 10,
       runPython: async () => ({ ok: false }),
     },
@@ -215,9 +212,14 @@ describe('a run', () => {
 
   test('says how far it is, and never goes back', async () => {
     const shares: number[] = [];
-    await runReport(['planned', 'verdict'], sections, context, {
-      onProgress: (done, total) => shares.push(done / total),
+    const places = new Set<string>();
+    await runReport(['planned', 'time', 'verdict'], sections, context, {
+      onProgress(done, total, what) {
+        shares.push(done / total);
+        places.add(what);
+      },
     });
+    expect([...places]).toContain('time, smollm2-135m, turns');
     expect(shares).toEqual([...shares].sort((a, b) => a - b));
     expect(shares.at(-1)).toBe(1);
   });

@@ -7,7 +7,8 @@ import { h1bkv } from './command.ts';
 import { dotRows } from './dot-rows.ts';
 import { percent } from './format.ts';
 import { paperTasks } from './paper.ts';
-import { textFlags, type ReportContext, type Section } from './report.ts';
+import { textFlags, type ReportContext } from './context.ts';
+import type { Section } from './section.ts';
 
 export interface TaskData {
   readonly methods: readonly string[];
@@ -41,7 +42,7 @@ const methods = [
 
 const defaultLength = 1024;
 
-export const section: Section<'tasks'> = {
+export const section: Section<TaskData> = {
   title: 'Exercises',
   work: ({ settings: { items, length = defaultLength } }) =>
     items * methods.length * asked.reduce((sum, { prose }) => sum + (prose ? length : 250), 0),

@@ -6,7 +6,8 @@ import { isOurs, text, type Block } from './block.ts';
 import { megabytes, milliseconds, times } from './format.ts';
 import { resumed } from './measure.ts';
 import { paperTimes } from './paper.ts';
-import { sectionCommand, type ReportContext, type Section } from './report.ts';
+import { sectionCommand, type OnShare, type ReportContext } from './context.ts';
+import type { Section } from './section.ts';
 import { stackedBars } from './stacked-bars.ts';
 
 export interface TimeRow {
@@ -44,16 +45,19 @@ const methods = [
   'bitplane-small',
 ];
 
-export const section: Section<'time'> = {
+/** Of each method; the median counts. */
+const turns = 9;
+
+export const section: Section<TimeData> = {
   title: 'Where the time of a token goes',
-  work: () => 4e5,
+  work: () => 1e5,
   run: (context, _, onShare) =>
     resumed(context.journal, `time ${methods.join(' ')}`, 0, () => timeAll(context, onShare)),
   render(data, context): Block[] {
     const command = sectionCommand('time', context);
     return [
       text(
-        `One token at a context of ${data.depth}, random keys and values, ${context.model.kernels.description}. Cache load is the cache's bytes at the speed of this machine's memory, ${data.memoryGigabytes.toFixed(1)} GB/s: what reading them takes at least where they lie in no processor cache, and at most the attention itself. Attention is measured, reading included. The rest is a token of ${context.model.name} with a nearly empty cache: projections, feed-forward, logits.`,
+        `One token at a context of ${data.depth}, random keys and values, ${context.model.kernels.description}. No model of this length or size is run: caches of a few layers are filled and asked, and their time is scaled to all layers. It is the median of ${turns} turns, in which the methods alternate and read other memory in between, as they would read weights. Cache load is the cache's bytes at the speed of this machine's memory, ${data.memoryGigabytes.toFixed(1)} GB/s: what reading them takes at least where they lie in no processor cache, and at most the attention itself. Attention is measured, reading included. The rest is a token of ${context.model.name} with a nearly empty cache: projections, feed-forward, logits.`,
       ),
       ...data.parts.flatMap((part): Block[] => [
         {
@@ -119,12 +123,12 @@ function paperCells(method: string): string[] {
 
 async function timeAll(
   { model, settings: { depth }, shapes, instruments }: ReportContext,
-  onShare: (share: number) => void,
+  onShare: OnShare,
 ): Promise<TimeData> {
+  onShare(0, 'speed of memory');
   const memoryGigabytes = await instruments.memoryGigabytes();
   const ids = new Int32Array(32).fill(model.tokenizer.encode('the')[0] ?? 0);
   const [speed] = await decodeSpeeds(model, ids, ['f16']);
-  onShare(0.1);
   const own = shapeOf(model.layers, model.vocabSize);
   const wanted = [
     { name: model.name, own: true, shape: own },
@@ -132,13 +136,17 @@ async function timeAll(
   ];
   const parts: TimeData['parts'][number][] = [];
   for (const { name, own, shape } of wanted) {
-    const timed = await instruments.attentionMs(shape, methods, depth);
+    const [from, upTo] = own ? [0.1, 0.4] : [0.4, 1];
+    const timed = await instruments.attentionMs(shape, methods, {
+      ...{ depth, turns },
+      onPhase: (what, done, total) =>
+        onShare(from + ((upTo - from) * done) / total, `${name}, ${what}`),
+    });
     const rows = timed.map(({ attendMs, bytes }, i) => {
       const loadMs = Math.min(attendMs, bytes / memoryGigabytes / 1e6);
       return { method: methods[i], bytes, loadMs, attendMs };
     });
     parts.push({ name, own, rows });
-    onShare(own ? 0.4 : 1);
   }
   return { depth, memoryGigabytes, restMs: 1000 / speed, parts };
 }

@@ -7,7 +7,7 @@ import { familyClass, familyIndex, familyOf } from './colours.ts';
 import { change, percent, small } from './format.ts';
 import { lineChart } from './line-chart.ts';
 import { compareCommand, rowOf } from './measure.ts';
-import type { Section } from './report.ts';
+import type { Section } from './section.ts';
 
 export interface TradePoint {
   readonly method: string;
@@ -61,7 +61,7 @@ const families: Readonly<Record<string, readonly (readonly [label: string, spec:
 
 const specsOf = () => Object.values(families).flatMap((list) => list.map(([, spec]) => spec));
 
-export const section: Section<'trade'> = {
+export const section: Section<TradeData> = {
   title: 'Quality against bytes',
   specs: specsOf,
   async run(_, { measured }) {

@@ -1,5 +1,6 @@
 /** Each claim of the paper: whether it holds on this model, by the numbers of the other sections. */
-import { ablatedRow, type AblationRow } from './ablations.ts';
+import { howToTrain, type AdaptedData } from './adapted.ts';
+import { ablatedRow, type AblationData, type AblationRow } from './ablations.ts';
 import { text, type Block } from './block.ts';
 import { change, megabytes, percent, shortName, small, times } from './format.ts';
 import { rowOf, type MeasuredRow } from './measure.ts';
@@ -11,14 +12,24 @@ import {
   paperTimes,
   paperUntuned,
 } from './paper.ts';
-import { plannedAt } from './planned.ts';
-import {
-  sectionCommand,
-  type ReportContext,
-  type ReportData,
-  type Section,
-  type SectionName,
-} from './report.ts';
+import { plannedAt, type PlannedData } from './planned.ts';
+import type { QualityData } from './quality.ts';
+import type { MeasuredTexts, Section } from './section.ts';
+import type { TaskData } from './tasks.ts';
+import type { TimeData } from './time.ts';
+import { sectionCommand, type ReportContext } from './context.ts';
+
+/** The sections that it judges by. */
+interface Judging {
+  readonly quality: QualityData;
+  readonly planned: PlannedData;
+  readonly tasks: TaskData;
+  readonly time: TimeData;
+  readonly ablations: AblationData;
+  readonly adapted: AdaptedData;
+}
+
+type Seen = MeasuredTexts & Partial<Judging>;
 
 export type Finding = 'holds' | 'does not hold' | 'cannot be tested here';
 
@@ -28,16 +39,15 @@ export interface Judged {
   /** the numbers that say so */
   readonly because: string;
   /** the section that they come from */
-  readonly section: SectionName;
+  readonly section: keyof Judging;
 }
 
 export interface VerdictData {
   readonly claims: readonly Judged[];
 }
 
-type Data = Readonly<ReportData>;
 /** One claim judged; undefined where its section was not run. */
-type Claim = (data: Data, context: ReportContext) => Judged | undefined;
+type Claim = (data: Seen, context: ReportContext) => Judged | undefined;
 
 const holdsIf = (condition: boolean): Finding => (condition ? 'holds' : 'does not hold');
 
@@ -219,6 +229,37 @@ const faster: Claim = ({ time }) => {
   };
 };
 
+/** What the paper calls a light finetuning. */
+const lightShare = 1e-3;
+
+const finetuned: Claim = ({ adapted }, context) => {
+  if (!adapted) return undefined;
+  const { rows, parameters } = adapted;
+  const claimed = paperQuality.h1b.wikitext / paperQuality.f16.wikitext;
+  const variants = rows.flatMap(({ trained, ...row }) =>
+    trained === undefined ? [] : [{ ...row, share: trained / parameters }],
+  );
+  const [light, heavy] = [true, false].map((isLight) =>
+    variants.filter(({ share }) => share < lightShare === isLight),
+  );
+  const recovers = (list: typeof variants) => list.some((row) => row.worstRatio <= claimed);
+  const left = variants.map(
+    ({ method, share, worstRatio, gapClosed }) =>
+      `${method}, ${percent(share, 3)} of the parameters trained: ${change(worstRatio)} on the text where it loses most${gapClosed === undefined ? '' : `, ${percent(gapClosed, 0)} of the gap closed`}`,
+  );
+  // Light ones decide; where there are none, more parameters that are not enough say that fewer are not.
+  const tells = light.length > 0 || (heavy.length > 0 && !recovers(heavy));
+  return {
+    claim: 'Finetuning less than 0.1 % of the parameters is enough to recover what is lost.',
+    finding: tells ? holdsIf(recovers(light)) : 'cannot be tested here',
+    because:
+      variants.length === 0
+        ? `Nothing was trained for this model; ${howToTrain(context)} does it.`
+        : `Recovered is what the paper is left with, ${change(claimed)}. ${left.join('; ')}.`,
+    section: 'adapted',
+  };
+};
+
 const untested: readonly Claim[] = [
   () => ({
     claim: 'A 7B model keeps its perplexity (5.15 for 5.05).',
@@ -226,21 +267,15 @@ const untested: readonly Claim[] = [
     because: 'No 7B model was run for this report: its bytes were counted, its text was not read.',
     section: 'planned',
   }),
-  () => ({
-    claim: 'Finetuning less than 0.1 % of the parameters is enough to recover what is lost.',
-    finding: 'cannot be tested here',
-    because: 'This report fits temperatures, without gradients, and finetunes nothing.',
-    section: 'ablations',
-  }),
 ];
 
 const claims: readonly Claim[] = [
   ...[bytesAt7B, perplexityKept, bestQpb, beatsKivi, keysAlone, tuning, sharpLoss],
   ...Object.keys(paperTasks).map(taskKept),
-  ...[eviction, faster, ...untested],
+  ...[eviction, faster, finetuned, ...untested],
 ];
 
-export const section: Section<'verdict'> = {
+export const section: Section<VerdictData, Seen> = {
   title: 'What holds of the paper’s claims',
   run: async (context, data) => ({
     claims: claims.flatMap((claim) => claim(data, context) ?? []),
