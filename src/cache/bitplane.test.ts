@@ -13,6 +13,7 @@ import { gaussianProjection } from './sketch.ts';
 for (const spec of [
   'bitplane',
   'bitplane:k=2,v=4,window=40,sinks=4',
+  'bitplane:k=1,v=16,window=8@1:v=3',
   'bitplane:k=1,v=3,window=0,sinks=4,alloc=none@1:k=2,v=4',
 ]) {
   describeCache(spec, () => createKernels('auto'), { truncatesExactly: false });

@@ -1,6 +1,6 @@
 import { ensure, KvError } from '../errors/errors.ts';
 import { maxCodeGroups } from '../kernels/check.ts';
-import type { AffineBits, Kernels, Page, ScaleRule, Tensor } from '../kernels/kernels.ts';
+import type { Kernels, Page, ScaleRule, Tensor } from '../kernels/kernels.ts';
 import { contentsOf, statisticsOf, type LayerStatistics } from './adapter.ts';
 import type { LayerShape } from './cache.ts';
 import type { BalancedBasis } from './codec.ts';
@@ -19,7 +19,7 @@ import {
   wholeSetting,
   type CacheSpec,
 } from './spec.ts';
-import { spreadBits, type LayerBits } from './spread.ts';
+import { spreadBits, type LayerBits, type ValueBits } from './spread.ts';
 import { WindowLaw } from './window-law.ts';
 import type { LayerCodec, Means, Sample, WindowedMethod } from './windowed-method.ts';
 import { WindowedCache } from './windowed.ts';
@@ -37,8 +37,8 @@ const sampleLength = 256;
  * positions, which all queries there see exact. Each key has one f16 scale. Values less their mean get
  * `v` bits, clipped where that helps. The newest `window` positions and the first `sinks` stay f16.
  *
- * Settings: `k` bits per key channel on average (0.5 to 4, default 2), `v` bits per value (2, 3, 4,
- * default 2), `window` (default 64), `sinks` (default 4), `alloc` (auto, none), `centre` (static,
+ * Settings: `k` bits per key channel on average (0.5 to 4, default 2), `v` bits per value (2, 3, 4, or 16
+ * for f16, which tells what keys alone cost; default 2), `window` (default 64), `sinks` (default 4), `alloc` (auto, none), `centre` (static,
  * none), `source` of means and allocation (the adapter where it has them, else the first positions),
  * `scale` of keys (least-squares, or unbiased, the default with `alloc=none`), `seed` of the rotation, `skip`
  * (0 to 0.5, default 0): the share of a query's weights on coded positions, the smallest, that may be left
@@ -76,7 +76,8 @@ export const create: CacheMethod['create'] = (spec, shapes, kernels, adapter) =>
     return { nibbles: Math.max(1, Math.round((keys * shape.headDimK) / 4)), values };
   });
   shapes.forEach((shape, layer) => {
-    expectAffine(spec.name, shape, even[layer].values);
+    const { values } = even[layer];
+    if (values !== 16) expectAffine(spec.name, shape, values);
     ensure(
       even[layer].nibbles <= maxCodeGroups,
       'usage',
@@ -119,11 +120,17 @@ export const create: CacheMethod['create'] = (spec, shapes, kernels, adapter) =>
     scales,
     layout: (layer) => {
       const { nKvHeads, headDimV } = shapes[layer];
-      const valueBytes = (headDimV * bitsOf[layer].values) / 8;
-      return {
+      const bits = bitsOf[layer].values;
+      const keys = {
         keys: { dtype: 'u8', shape: [nKvHeads, pageLength / 32, nibblesOf[layer], 16] },
         keyScales: { dtype: 'f16', shape: [nKvHeads, pageLength] },
-        values: { dtype: 'u8', shape: [nKvHeads, pageLength, valueBytes] },
+      } as const;
+      if (bits === 16) {
+        return { ...keys, values: { dtype: 'f16', shape: [nKvHeads, pageLength, headDimV] } };
+      }
+      return {
+        ...keys,
+        values: { dtype: 'u8', shape: [nKvHeads, pageLength, (headDimV * bits) / 8] },
         valueParams: { dtype: 'f16', shape: [nKvHeads, pageLength, 2] },
       };
     },
@@ -155,10 +162,10 @@ export const create: CacheMethod['create'] = (spec, shapes, kernels, adapter) =>
   return new WindowedCache(kernels, shapes, method);
 };
 
-function readBits(spec: CacheSpec): { keys: number; values: AffineBits } {
+function readBits(spec: CacheSpec): { keys: number; values: ValueBits } {
   return {
     keys: numberSetting(spec, 'k', 2, { min: 0.5, max: 4 }),
-    values: choiceSetting<AffineBits>(spec, 'v', 2, [2, 3, 4]),
+    values: choiceSetting<ValueBits>(spec, 'v', 2, [2, 3, 4, 16]),
   };
 }
 
@@ -184,7 +191,7 @@ class BitplaneCodec implements LayerCodec {
   constructor(
     private readonly kernels: Kernels,
     private readonly shape: LayerShape,
-    private readonly settings: { valueBits: AffineBits; isCentred: boolean; skip: number },
+    private readonly settings: { valueBits: ValueBits; isCentred: boolean; skip: number },
     private readonly scratch: CodeScratch,
     private readonly keys: KeyCoder,
   ) {}
@@ -225,9 +232,10 @@ class BitplaneCodec implements LayerCodec {
   }
 
   store(page: Page, slot: number, k: Tensor, v: Tensor): void {
-    if (!page.valueParams) throw new KvError('shape', 'bitplane: the page has no valueParams.');
     this.kernels.storeCodes(k, this.keys.codec('store'), page.keys, page.keyScales, slot);
     const { valueBits } = this.settings;
+    if (valueBits === 16) return this.kernels.storeRows(v, page.values, slot);
+    if (!page.valueParams) throw new KvError('shape', 'bitplane: the page has no valueParams.');
     const clip = { clip: true };
     this.kernels.storeAffine(v, page.values, page.valueParams, valueBits, slot, clip);
   }
@@ -239,9 +247,10 @@ class BitplaneCodec implements LayerCodec {
       this.keys.nibbles,
     );
     this.kernels.queryTables(q, this.keys.codec('read'), tables, scales);
+    const { valueBits } = this.settings;
     return {
       keyForm: 'codes',
-      valueForm: `affine${this.settings.valueBits}`,
+      valueForm: valueBits === 16 ? 'f16' : `affine${valueBits}`,
       query: tables,
       queryScales: scales,
       skip: this.settings.skip,

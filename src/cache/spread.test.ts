@@ -32,6 +32,14 @@ describe('bits of layers', () => {
     const [, costly] = spreadBits(layers, [even, even]);
     expect(costly.values).toBeGreaterThan(2);
   });
+  it('leave values of 16 bits as they are, and spread those of keys', () => {
+    const exact: LayerBits = { nibbles: 8, values: 16 };
+    const layers = [layer(1e-6, 100), layer(1, 100)];
+    expect(spreadBits(layers, [exact, exact])).toEqual([
+      { nibbles: 2, values: 16 },
+      { nibbles: 14, values: 16 },
+    ]);
+  });
   it('are never more than those of an even spread, and fall short by less than a step', () => {
     for (let trial = 0; trial < 50; trial++) {
       const layers = [0, 1, 2, 3].map((i) =>

@@ -12,10 +12,13 @@ export interface LayerCosts {
   readonly valueCount: number;
 }
 
+/** Bits of a value: codes, or 16 for f16 as it came. */
+export type ValueBits = AffineBits | 16;
+
 export interface LayerBits {
   /** groups of four bits per key and KV head */
   readonly nibbles: number;
-  readonly values: AffineBits;
+  readonly values: ValueBits;
 }
 
 /** Share of a normal row of 64 that is lost in clipped affine codes of 2, 3 and 4 bits, measured. */
@@ -27,7 +30,7 @@ const leastShare = 0.25;
 /**
  * Gives each layer bits for keys and values, so that all together are at most those of an even spread
  * and the errors cost least: each step takes what saves most per bit, a nibble for the keys of all KV
- * heads of a layer or a bit for its values (reverse water-filling, Cover and Thomas 10.3.3).
+ * heads of a layer or a bit for its values (reverse water-filling, Cover and Thomas 10.3.3). Values of 16 bits stay so.
  * @param even what each layer would have in an even spread
  */
 export function spreadBits(layers: readonly LayerCosts[], even: readonly LayerBits[]): LayerBits[] {
@@ -35,7 +38,7 @@ export function spreadBits(layers: readonly LayerCosts[], even: readonly LayerBi
     layer,
     savings: nibbleSavings(layer),
     nibbles: Math.max(1, Math.floor(leastShare * even[i].nibbles)),
-    values: 2 as AffineBits,
+    values: (even[i].values === 16 ? 16 : 2) as ValueBits,
   }));
   let left = open.reduce(
     (sum, { layer, nibbles, values }, i) =>
@@ -54,9 +57,10 @@ export function spreadBits(layers: readonly LayerCosts[], even: readonly LayerBi
       if (own.nibbles < own.savings.length) {
         offer(own.savings[own.nibbles], 4 * channels.length, () => own.nibbles++);
       }
-      if (own.values < 4) {
-        const more = (own.values + 1) as AffineBits;
-        const saving = values * (affineErrors[own.values] - affineErrors[more]);
+      const { values: bits } = own;
+      if (bits === 2 || bits === 3) {
+        const more: AffineBits = bits === 2 ? 3 : 4;
+        const saving = values * (affineErrors[bits] - affineErrors[more]);
         offer(saving, valueCount, () => (own.values = more));
       }
     }

@@ -69,6 +69,16 @@ const groups: readonly Group[] = [
     ],
   },
   {
+    title: 'bitplane: keys alone, values f16, no window',
+    specs: ['1', '2', '3'].flatMap((k) => {
+      const spec = `bitplane:k=${k},v=16,window=0,sinks=0`;
+      return [
+        [`k = ${k}, allocated`, spec],
+        [`k = ${k}, evenly, random rotation`, `${spec},alloc=none`],
+      ] as const;
+    }),
+  },
+  {
     title: 'bitplane: bits per key channel, values of 2 bits',
     specs: ['1', '1.5', '2', '3'].map((k) => [`k = ${k}`, `bitplane:k=${k},v=2`] as const),
   },
