@@ -2,21 +2,18 @@
  * The library in a real browser: Chromium, at CHROMIUM_PATH or /usr/bin/chromium, opens a page that
  * runs the bundle and posts what it found to a server in this process.
  */
-import { spawn } from 'node:child_process';
-import { existsSync, mkdtempSync } from 'node:fs';
-import { readFile, rm } from 'node:fs/promises';
+import { existsSync } from 'node:fs';
+import { readFile } from 'node:fs/promises';
 import { createServer, type IncomingMessage, type ServerResponse } from 'node:http';
 import type { AddressInfo } from 'node:net';
-import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { text } from 'node:stream/consumers';
-import { setTimeout as pause } from 'node:timers/promises';
 import { beforeAll, describe, expect, test } from 'vitest';
 import { loadModel, Session } from '../src/index.ts';
+import { chromium, openChromium } from './chromium.ts';
 import { firstTokens, type Answer } from './fixtures/first-tokens.mjs';
 import { embeddedModel, packageRoot, say } from './forged.ts';
 
-const chromium = process.env.CHROMIUM_PATH ?? '/usr/bin/chromium';
 const folders: Record<string, string> = {
   engine: join(packageRoot, 'dist', 'browser'),
   fixtures: join(packageRoot, 'test', 'fixtures'),
@@ -85,7 +82,7 @@ async function ask(where: keyof typeof scripts, headers: Record<string, string>)
     response.end();
   });
   await new Promise<void>((ready) => server.listen(0, '127.0.0.1', ready));
-  const browser = open(`http://127.0.0.1:${(server.address() as AddressInfo).port}/`);
+  const browser = openChromium(`http://127.0.0.1:${(server.address() as AddressInfo).port}/`);
   try {
     const answer = JSON.parse(await Promise.race([posted, browser.failed])) as Answer;
     expect(answer).not.toHaveProperty('error');
@@ -99,42 +96,6 @@ async function ask(where: keyof typeof scripts, headers: Record<string, string>)
     server.closeAllConnections();
     server.close();
   }
-}
-
-/** A browser that knows of no other. `failed` fails should it end by itself, or take too long. */
-function open(url: string) {
-  const quiet = ['no-first-run', 'disable-background-networking', 'disable-component-update'];
-  const flags = ['headless', 'no-sandbox', 'disable-gpu', 'disable-sync', ...quiet];
-  const profile = mkdtempSync(join(tmpdir(), 'h1bkv-chromium-'));
-  const args = [...flags, `user-data-dir=${profile}`];
-  // A group of its own, so that all its processes end with it.
-  const browser = spawn(chromium, [...args.map((flag) => `--${flag}`), url], {
-    detached: true,
-    stdio: ['ignore', 'ignore', 'pipe'],
-  });
-  const errors = text(browser.stderr);
-  const exit = new Promise<void>((resolve) => browser.once('exit', () => resolve()));
-  const kill = () => {
-    const isRunning = browser.exitCode === null && browser.signalCode === null;
-    if (isRunning && browser.pid !== undefined) process.kill(-browser.pid, 'SIGKILL');
-  };
-  const late = pause(60_000, 'gave no answer', { ref: false });
-  const failed = Promise.race([exit.then(() => 'ended without an answer'), late]).then(
-    async (what): Promise<never> => {
-      kill();
-      throw new Error(`Chromium ${what}: ${await errors}`);
-    },
-  );
-  failed.catch(() => {});
-  return {
-    failed,
-    close: async () => {
-      kill();
-      await exit;
-      // Its other processes end a moment later.
-      await rm(profile, { recursive: true, force: true, maxRetries: 10 });
-    },
-  };
 }
 
 /** Serves the page, or a file of one of the folders, whole or the range that is asked for. */

@@ -36,8 +36,8 @@ const margin = { left: 56, right: 16, top: 30, bottom: 46 };
 const radius = 4.5;
 const fontSize = 11;
 /** of a character of the label font, and of its bold face for the front, about */
-const characterWidth = 6.1;
-const boldWidth = 6.9;
+const characterWidth = 6.6;
+const boldWidth = 7.6;
 /** A KL below this is that of rounding, and would stretch the axis over nothing. */
 const leastY = 1e-6;
 

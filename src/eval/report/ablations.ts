@@ -65,7 +65,7 @@ const groups: readonly Group[] = [
     title: 'h1b: what the sketch throws away, b = 256',
     specs: [
       ['signs of query and key', 'h1b'],
-      ['whole query, norms of keys (h1b+)', 'h1b+'],
+      ['whole query, norms (h1b+)', 'h1b+'],
     ],
   },
   {
@@ -97,7 +97,7 @@ const groups: readonly Group[] = [
       ['not centred', 'bitplane:window=0,centre=none'],
       ['bits evenly, random rotation', 'bitplane:window=0,alloc=none'],
       ['neither', 'bitplane:window=0,alloc=none,centre=none'],
-      ['learnt from the first 256 tokens', 'bitplane:window=0,source=first'],
+      ['learnt from 256 tokens', 'bitplane:window=0,source=first'],
     ],
   },
 ];

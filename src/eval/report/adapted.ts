@@ -6,7 +6,7 @@ import type { DecoderParts } from '../../model/decoder.ts';
 import type { Model } from '../../model/model.ts';
 import type { Interval } from '../bootstrap.ts';
 import type { Figures } from '../task.ts';
-import { isOurs, text, type Block } from './block.ts';
+import { isOurs, text, type Block, type Column, type Row } from './block.ts';
 import { h1bkv } from './command.ts';
 import type { ReportContext } from './context.ts';
 import { dotRows } from './dot-rows.ts';
@@ -142,7 +142,7 @@ export const section: Section<AdaptedData> = {
       context,
       rows.map(({ method }) => method),
     );
-    const first = `Weights stay as they are in all rows but those finetuned, which add to the value projection. The gap is the loss that h1b with a temperature for each head leaves to f16: 100 % of it closed is f16, below 0 is worse than those. "Plain" bitplane spreads its bits evenly after a random rotation, and knows the means alone; "calibrated" lets the adapter's statistics say which channels and layers get them. Columns at the right are over positions from ${beyond} on. The model has ${parameters.toLocaleString('en')} parameters; a share is what was fitted or trained, of them.`;
+    const first = `Weights stay as they are in all rows but those finetuned, which add to the value projection. The gap is the loss that h1b with a temperature for each head leaves to f16: 100 % of it closed is f16, below 0 is worse than those. Plain bitplane spreads its bits evenly after a random rotation, and knows the means alone; calibrated, it lets the adapter's statistics say which channels and layers get them. The second table is over positions from ${beyond} on. The model has ${parameters.toLocaleString('en')} parameters; a share is what was fitted or trained, of them.`;
     return [
       text(first),
       ...(rows.some(({ trained }) => trained !== undefined)
@@ -175,30 +175,78 @@ export const section: Section<AdaptedData> = {
         caption: 'Fitted, trained, calibrated: what each leaves to f16',
         command,
         columns: [
-          { title: 'what was adapted', words: true },
-          { title: 'spec', words: true },
+          ...named,
           { title: 'numbers' },
           { title: 'share' },
           { title: 'bits' },
-          { title: 'perplexity to f16' },
-          { title: '95 %' },
+          ...figures,
           { title: 'gap closed' },
-          { title: 'KL' },
-          { title: 'KL, 99.9 %' },
-          { title: 'top-1' },
-          ...['perplexity to f16', 'KL', 'KL, 99.9 %', 'top-1'].map((title) => ({
-            title: `from ${beyond}: ${title}`,
-          })),
         ],
-        rows: rows.map((row) => ({
-          ours: isOurs(row.method),
-          command: compareCommand(context, [row.method]),
-          cells: cellsOf(row, parameters),
-        })),
+        rows: rows.map((row) =>
+          rowOfTable(row, context, [
+            ...sizes(row, parameters),
+            ...cellsOf(row),
+            row.gapClosed === undefined ? '' : percent(row.gapClosed, 0),
+          ]),
+        ),
+      },
+      {
+        kind: 'table',
+        caption: `The same over positions from ${beyond} on`,
+        command,
+        columns: [...named, ...figures],
+        rows: rows.map((row) => rowOfTable(row, context, cellsOf(row.beyond))),
       },
     ];
   },
 };
+
+const named: readonly Column[] = [
+  { title: 'what was adapted', words: true },
+  { title: 'spec', words: true },
+];
+const figures: readonly Column[] = [
+  { title: 'perplexity to f16' },
+  { title: '95 %' },
+  { title: 'KL' },
+  { title: 'KL, 99.9 %' },
+  { title: 'top-1' },
+];
+
+function rowOfTable(
+  { label, method }: AdaptedRow,
+  context: ReportContext,
+  cells: readonly string[],
+): Row {
+  return {
+    ours: isOurs(method),
+    command: compareCommand(context, [method]),
+    cells: [label, method, ...cells],
+  };
+}
+
+function sizes({ fitted, trained, bitsPerElement }: AdaptedRow, parameters: number): string[] {
+  const count = trained ?? fitted;
+  return [
+    count === undefined ? '' : `${count.toLocaleString('en')} ${trained ? 'trained' : 'fitted'}`,
+    count === undefined ? '' : percent(count / parameters, 4),
+    bitsPerElement.toFixed(2),
+  ];
+}
+
+function cellsOf({
+  perplexityRatio,
+  perplexityRatioInterval: interval,
+  kl,
+  kl999,
+  top1,
+}: AdaptedFigures) {
+  return [
+    change(perplexityRatio),
+    interval ? `${change(interval.low)} to ${change(interval.high)}` : '',
+    ...[small(kl), small(kl999), percent(top1)],
+  ];
+}
 
 /**
  * The share of a loss that is won back, by perplexities over that of f16.
@@ -218,23 +266,6 @@ const figuresOf = ({
   ...{ perplexityRatio, kl, kl999, top1 },
   ...(perplexityRatioInterval && { perplexityRatioInterval }),
 });
-
-function cellsOf(row: AdaptedRow, parameters: number): string[] {
-  const { fitted, trained, perplexityRatioInterval: interval, beyond } = row;
-  const count = trained ?? fitted;
-  return [
-    ...[row.label, row.method],
-    count === undefined ? '' : `${count.toLocaleString('en')} ${trained ? 'trained' : 'fitted'}`,
-    count === undefined ? '' : percent(count / parameters, 4),
-    row.bitsPerElement.toFixed(2),
-    change(row.perplexityRatio),
-    interval ? `${change(interval.low)} to ${change(interval.high)}` : '',
-    row.gapClosed === undefined ? '' : percent(row.gapClosed, 0),
-    ...[small(row.kl), small(row.kl999), percent(row.top1)],
-    change(beyond.perplexityRatio),
-    ...[small(beyond.kl), small(beyond.kl999), percent(beyond.top1)],
-  ];
-}
 
 /** The command that adds what the paper trains: temperatures and a value projection of rank 2. */
 export const howToTrain = ({ modelFlag }: ReportContext) =>

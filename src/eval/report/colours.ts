@@ -40,7 +40,7 @@ ${families.map((_, i) => `.g${i} { --own: var(--g${i}); }`).join('\n')}
 /** What the shapes of charts look like; the page and files with one chart share it. */
 export const chartStyle = `${colourStyle}
 svg { font-family: system-ui, -apple-system, "Segoe UI", Roboto, sans-serif; }
-svg text { font-size: 11px; fill: var(--ink); }
+svg text { font-size: 11px; fill: var(--ink); paint-order: stroke; stroke: var(--paper); stroke-width: 3px; stroke-linejoin: round; }
 svg .tick, svg .title { fill: var(--soft); }
 svg .on, svg .ours { font-weight: 650; }
 svg .own { fill: var(--own); }

@@ -38,7 +38,8 @@ export interface LineOptions {
   readonly yTitle: string;
 }
 
-const characterWidth = 6.3;
+/** of a name, of one in bold and of a label, about, in the wider of the fonts that systems have */
+const [nameWidth, boldWidth, labelWidth] = [6.8, 7.7, 6.7];
 /** A KL below this is that of rounding. */
 const leastY = 1e-6;
 
@@ -85,25 +86,54 @@ export function lineChart(lines: readonly Line[], { width, xTitle, yTitle }: Lin
   }
   const taken = points.map(place).map(({ x, y }) => around(x, y, 4));
   const frame: Box = { ...plot, right: width, bottom: plot.bottom };
-  out.push(...names(lines, place, taken, frame), ...labels(lines, place, taken, plot));
+  const drawn = lines.flatMap((line) => alongLine(line.points.map(place)));
+  const free = freeAmong(taken, drawn);
+  out.push(...names(lines, place, free, frame), ...labels(lines, place, free, plot));
   return `<svg viewBox="0 0 ${width} ${height}" role="img" aria-label="${escape(`${yTitle} against ${xTitle}`)}">\n${out.join('\n')}\n</svg>`;
 }
 
-type Place = (point: LinePoint) => { x: number; y: number };
+type Spot = { readonly x: number; readonly y: number };
+type Place = (point: LinePoint) => Spot;
+/** Takes the first free box of those in the frame. */
+type TakeFree = (boxes: readonly Box[], frame: Box) => Box | undefined;
+
+/** Small boxes along a line through these points. */
+function alongLine(points: readonly Spot[]): Box[] {
+  const step = 5;
+  return points.slice(1).flatMap((to, i) => {
+    const from = points[i];
+    const count = Math.ceil(Math.hypot(to.x - from.x, to.y - from.y) / step);
+    return Array.from({ length: count }, (_, j) => {
+      const t = (j + 0.5) / count;
+      return around(from.x + t * (to.x - from.x), from.y + t * (to.y - from.y), 1);
+    });
+  });
+}
+
+/**
+ * Boxes that overlap nothing that is taken, better those that lie on no line either.
+ * @param taken grows with each box that is found
+ */
+function freeAmong(taken: Box[], drawn: readonly Box[]): TakeFree {
+  const isClear = (box: Box, of: readonly Box[]) => !of.some((other) => overlap(box, other));
+  return (boxes, frame) => {
+    const free = boxes.filter((box) => isInside(box, frame) && isClear(box, taken));
+    const found = free.find((box) => isClear(box, drawn)) ?? free[0];
+    if (found) taken.push(found);
+    return found;
+  };
+}
 
 /** Each line's name at one of its ends, the first of the places that is free; ours come first. */
-function names(lines: readonly Line[], place: Place, taken: Box[], frame: Box): string[] {
+function names(lines: readonly Line[], place: Place, take: TakeFree, frame: Box): string[] {
   const order = [...lines].sort((a, b) => Number(b.ours) - Number(a.ours));
   return order.flatMap(({ name, points, className, ours }) => {
-    const width = name.length * (ours ? 7 : characterWidth);
+    const width = name.length * (ours ? boldWidth : nameWidth);
     const ends = [points[points.length - 1], points[0], ...points.slice(1, -1)];
     for (const point of ends) {
       const { x, y } = place(point);
-      const free = places(x, y, width).find(
-        (box) => isInside(box, frame) && !taken.some((other) => overlap(box, other)),
-      );
+      const free = take(places(x, y, width), frame);
       if (!free) continue;
-      taken.push(free);
       const kind = `own ${className}${ours ? ' ours' : ''}`;
       return text(free.left, free.bottom - 3, name, 'start', kind);
     }
@@ -112,16 +142,14 @@ function names(lines: readonly Line[], place: Place, taken: Box[], frame: Box): 
 }
 
 /** What single points are called, where there is room. */
-function labels(lines: readonly Line[], place: Place, taken: Box[], plot: Box): string[] {
+function labels(lines: readonly Line[], place: Place, take: TakeFree, plot: Box): string[] {
   const order = [...lines].sort((a, b) => Number(b.ours) - Number(a.ours));
   return order.flatMap(({ points }) =>
     points.flatMap((point) => {
+      if (point.label === '') return [];
       const { x, y } = place(point);
-      const free = places(x, y, point.label.length * 5.6).find(
-        (box) => isInside(box, plot) && !taken.some((other) => overlap(box, other)),
-      );
-      if (!free || point.label === '') return [];
-      taken.push(free);
+      const free = take(places(x, y, point.label.length * labelWidth), plot);
+      if (!free) return [];
       return text(free.left, free.bottom - 3, point.label, 'start', 'tick');
     }),
   );

@@ -28,13 +28,15 @@ export function stackedBars(bars: readonly Bar[], options: BarOptions): string {
   const most = Math.max(...bars.map(total), 1e-9);
   const scale = (right - left) / most;
   const lines: string[] = [];
-  let at = left;
+  const nameWidth = (name: string) => 28 + name.length * 6.6;
+  // Above the bars, or as far left of them as it takes.
+  let at = Math.min(left, Math.max(0, width - names.reduce((sum, n) => sum + nameWidth(n), -14)));
   for (const [i, name] of names.entries()) {
     lines.push(
       `<rect class="bar${i} ${familyClass('h1b')}" x="${round(at)}" y="4" width="10" height="10" rx="2"/>`,
     );
     lines.push(text(at + 14, 13, name, 'start'));
-    at += 14 + name.length * 6.2 + 14;
+    at += nameWidth(name);
   }
   for (const [row, bar] of bars.entries()) {
     const y = 26 + row * rowHeight;
