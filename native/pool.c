@@ -141,6 +141,8 @@ void parallel_for(int32_t count, Task task, void *context) {
   }
 }
 
+int32_t pool_threads(void) { return current_pool()->workers + 1; }
+
 int32_t pool_failed(void) { return current_pool()->failed; }
 
 /** The life of a worker thread: returns when the pool stops. */
