@@ -43,7 +43,7 @@ typedef struct Pool Pool;
 #ifdef __wasm__
 enum { SPINS = 4000 };
 #else
-enum { SPINS = 1000 };
+enum { SPINS = 4000 };
 #endif
 
 #if defined __wasm_atomics__
