@@ -141,7 +141,7 @@ typedef struct {
  * @param sums f32 [rows, stride], from the dimension of the lowest code of the first word
  */
 INLINE void add_words(const Quantized *weights, int32_t rows, const uint8_t *codes,
-                      const Layout *l, int32_t positions, int32_t width, int32_t bits, float *sums,
+                      const uint8_t *ahead, const Layout *l, int32_t positions, int32_t width, int32_t bits, float *sums,
                       size_t stride) {
   const int32_t planes = codes_per_word(bits), vectors = 4 / planes;
   i32xw shifted[TRIPLE][4];
@@ -151,6 +151,7 @@ INLINE void add_words(const Quantized *weights, int32_t rows, const uint8_t *cod
     for (int32_t i = 0; i < 4; i++) shifted[r][i] = splat_i32w(0);
   NO_UNROLL // see linear.c
   for (int32_t k = 0; k < positions; k += 2, codes += 2 * l->row_bytes) {
+    touch_any(ahead), ahead += 2 * l->row_bytes;
     // An odd last position is its own partner, whose weight is zero.
     const uint8_t *partner = k + 1 < positions ? codes + l->row_bytes : codes;
     i16xw pairs[2];
@@ -193,7 +194,7 @@ INLINE void add_words(const Quantized *weights, int32_t rows, const uint8_t *cod
 
 /** All words of rows of `dim` values. */
 INLINE void add_rows(const Quantized *weights, int32_t rows, const uint8_t *codes,
-                     int32_t positions, size_t dim, int32_t bits, float *sums, size_t stride) {
+                     const uint8_t *ahead, int32_t positions, size_t dim, int32_t bits, float *sums, size_t stride) {
   const int32_t step = 4 * WIDE / codes_per_word(bits);
   Layout l = {.row_bytes = dim * (size_t)bits / 8, .words = dim / (size_t)codes_per_word(bits)};
   // The high bits of the words of a row's second half are in other nibbles of the same bytes.
@@ -204,19 +205,19 @@ INLINE void add_rows(const Quantized *weights, int32_t rows, const uint8_t *code
     l.high = part ? l.words / 2 : l.words;
     l.high_shift = part ? 4 : 0;
     for (; w + (size_t)step <= end; w += (size_t)step)
-      add_words(weights, rows, codes + w, &l, positions, step, bits, sums + w, stride);
+      add_words(weights, rows, codes + w, ahead + w, &l, positions, step, bits, sums + w, stride);
     if (w < end)
-      add_words(weights, rows, codes + w, &l, positions, (int32_t)(end - w), bits, sums + w,
-                stride);
+      add_words(weights, rows, codes + w, ahead + w, &l, positions, (int32_t)(end - w), bits,
+                sums + w, stride);
   }
 }
 
 /* Functions of their own: V8 allots registers badly in large ones. */
 #define DEFINE_ADD_ROWS(name, rows, bits)                                                          \
   __attribute__((noinline)) static void name(const Quantized *weights, const uint8_t *codes,       \
-                                             int32_t positions, size_t dim, float *sums,           \
-                                             size_t stride) {                                      \
-    add_rows(weights, rows, codes, positions, dim, bits, sums, stride);                            \
+                                             const uint8_t *ahead, int32_t positions, size_t dim,  \
+                                             float *sums, size_t stride) {                         \
+    add_rows(weights, rows, codes, ahead, positions, dim, bits, sums, stride);                     \
   }
 
 DEFINE_ADD_ROWS(add_row2, 1, 2)
@@ -231,7 +232,7 @@ DEFINE_ADD_ROWS(add_triple4, TRIPLE, 4)
  * @param words of a row, a multiple of WIDE
  */
 INLINE void add_fours(const Quantized *weights, int32_t rows, const uint8_t *codes,
-                      int32_t positions, size_t words, float *sums, size_t stride) {
+                      const uint8_t *ahead, int32_t positions, size_t words, float *sums, size_t stride) {
   const i16xw code = splat_bytes_w(3);
   for (size_t w = 0; w < words; w += WIDE) {
     i32xw dots[TRIPLE][4];
@@ -241,6 +242,7 @@ INLINE void add_fours(const Quantized *weights, int32_t rows, const uint8_t *cod
       for (int32_t p = 0; p < 4; p++) dots[r][p] = splat_i32w(0);
     NO_UNROLL // see linear.c
     for (int32_t k = 0; k < positions; k += 4) {
+      touch_any(ahead + w + (size_t)k * words);
       i16xw four = four_words_w(codes + w + (size_t)k * words, words, positions - k);
       UNROLL
       for (int32_t p = 0; p < 4; p++) {
@@ -264,27 +266,47 @@ INLINE void add_fours(const Quantized *weights, int32_t rows, const uint8_t *cod
 }
 
 __attribute__((noinline)) static void add_fours_of_rows(const Quantized *weights, int32_t rows,
-                                                        const uint8_t *codes, int32_t positions,
-                                                        size_t words, float *sums, size_t stride) {
+                                                        const uint8_t *codes, const uint8_t *ahead,
+                                                        int32_t positions, size_t words, float *sums, size_t stride) {
   int32_t r = 0;
   for (; r + TRIPLE <= rows; r += TRIPLE)
-    add_fours(weights + r, TRIPLE, codes, positions, words, sums + (size_t)r * stride, stride);
+    add_fours(weights + r, TRIPLE, codes, ahead, positions, words, sums + (size_t)r * stride, stride);
   for (; r < rows; r++)
-    add_fours(weights + r, 1, codes, positions, words, sums + (size_t)r * stride, stride);
+    add_fours(weights + r, 1, codes, ahead, positions, words, sums + (size_t)r * stride, stride);
 }
 
-static void add_triple(const Quantized *weights, const uint8_t *codes, int32_t positions,
-                       size_t dim, int32_t bits, float *sums, size_t stride) {
-  if (bits == 2) add_triple2(weights, codes, positions, dim, sums, stride);
-  else if (bits == 3) add_triple3(weights, codes, positions, dim, sums, stride);
-  else add_triple4(weights, codes, positions, dim, sums, stride);
+static void add_triple(const Quantized *weights, const uint8_t *codes, const uint8_t *ahead,
+                       int32_t positions, size_t dim, int32_t bits, float *sums, size_t stride) {
+  if (bits == 2) add_triple2(weights, codes, ahead, positions, dim, sums, stride);
+  else if (bits == 3) add_triple3(weights, codes, ahead, positions, dim, sums, stride);
+  else add_triple4(weights, codes, ahead, positions, dim, sums, stride);
 }
 
-static void add_row(const Quantized *weights, const uint8_t *codes, int32_t positions, size_t dim,
-                    int32_t bits, float *sums, size_t stride) {
-  if (bits == 2) add_row2(weights, codes, positions, dim, sums, stride);
-  else if (bits == 3) add_row3(weights, codes, positions, dim, sums, stride);
-  else add_row4(weights, codes, positions, dim, sums, stride);
+static void add_row(const Quantized *weights, const uint8_t *codes, const uint8_t *ahead,
+                    int32_t positions, size_t dim, int32_t bits, float *sums, size_t stride) {
+  if (bits == 2) add_row2(weights, codes, ahead, positions, dim, sums, stride);
+  else if (bits == 3) add_row3(weights, codes, ahead, positions, dim, sums, stride);
+  else add_row4(weights, codes, ahead, positions, dim, sums, stride);
+}
+
+/** Sums of a group, less positions whose weights are all left out where those are many. */
+static void add_group(Quantized *quantized, int32_t rows, uint32_t positions, int32_t some,
+                      const uint8_t *codes, const uint8_t *ahead, const AffineValues *values,
+                      float *sums, size_t stride, uint8_t *scratch) {
+  size_t dim = values->dim;
+  // Sums over the other positions are the same integers; gathering a few more would not pay.
+  if (4 * __builtin_popcount(positions) <= 3 * some) {
+    size_t row_bytes = dim * (size_t)values->bits / 8;
+    some = gather(positions, codes, row_bytes, quantized, rows, scratch);
+    codes = scratch;
+  }
+  int32_t r = 0;
+  for (; r + TRIPLE <= rows; r += TRIPLE)
+    add_triple(quantized + r, codes, ahead, some, dim, values->bits, sums + (size_t)r * stride,
+               stride);
+  for (; r < rows; r++)
+    add_row(quantized + r, codes, ahead, some, dim, values->bits, sums + (size_t)r * stride,
+            stride);
 }
 
 /*
@@ -299,10 +321,11 @@ static void add_affine(float *weights, int32_t rows, const AffineValues *values,
   int32_t bits = values->bits;
   size_t dim = values->dim, row_bytes = dim * (size_t)bits / 8;
   const uint8_t *codes = values->codes;
-  const uint16_t *params = values->params;
+  const uint16_t *params = values->params, *ahead_params = values->ahead_params;
+  const uint8_t *ahead = values->ahead;
   f32xw middle = splat_w((float)middle_code(bits));
   int32_t fours = ADDS_FOURS && bits == 2 && row_bytes % WIDE == 0;
-  for (int32_t j = 0; j < count; j += GROUP, codes += GROUP * row_bytes, params += GROUP * 2) {
+  for (int32_t j = 0; j < count; j += GROUP) {
     int32_t some = GROUP < count - j ? GROUP : count - j;
     float steps[GROUP] = {0}, centres[GROUP] = {0};
     uint16_t last[2 * GROUP] = {0};
@@ -312,6 +335,7 @@ static void add_affine(float *weights, int32_t rows, const AffineValues *values,
       p = last;
     }
     for (int32_t k = 0; k < GROUP; k += WIDE) {
+      touch_any((const uint8_t *)(ahead_params + 2 * k));
       f32xw minimum = low_halves_w(p + 2 * k), step = high_halves_w(p + 2 * k);
       store_f32xw(steps + k, step);
       store_f32xw(centres + k, madd_w(middle, step, minimum));
@@ -321,20 +345,9 @@ static void add_affine(float *weights, int32_t rows, const AffineValues *values,
     uint32_t positions = share > 0 ? leave_out(weights + j, rows, share, totals) : ~0u;
     Quantized quantized[ROWS];
     quantize_weights(weights + j, rows, steps, centres, fours, quantized);
-    if (fours) {
-      add_fours_of_rows(quantized, rows, codes, some, row_bytes, sums, stride);
-      continue;
-    }
-    const uint8_t *from = codes;
-    // Sums over the other positions are the same integers; gathering a few more would not pay.
-    if (4 * __builtin_popcount(positions) <= 3 * some) {
-      some = gather(positions, codes, row_bytes, quantized, rows, scratch);
-      from = scratch;
-    }
-    int32_t r = 0;
-    for (; r + TRIPLE <= rows; r += TRIPLE)
-      add_triple(quantized + r, from, some, dim, bits, sums + (size_t)r * stride, stride);
-    for (; r < rows; r++)
-      add_row(quantized + r, from, some, dim, bits, sums + (size_t)r * stride, stride);
+    if (fours) add_fours_of_rows(quantized, rows, codes, ahead, some, row_bytes, sums, stride);
+    else add_group(quantized, rows, positions, some, codes, ahead, values, sums, stride, scratch);
+    codes += GROUP * row_bytes, ahead += GROUP * row_bytes;
+    params += GROUP * 2, ahead_params += GROUP * 2;
   }
 }

@@ -10,6 +10,8 @@ typedef struct {
   const uint16_t *params; /* f16 [positions, 2] */
   size_t dim;
   int32_t bits;
+  const uint8_t *ahead;         /* codes of the positions that are summed next */
+  const uint16_t *ahead_params;
 } AffineValues;
 
 /**

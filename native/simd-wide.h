@@ -86,3 +86,10 @@ INLINE void touch(const uint8_t *p) { __builtin_prefetch(p, 0, 2); }
 enum { TOUCH_AHEAD = 0 };
 INLINE void touch(const uint8_t *p) { (void)*(const volatile uint8_t *)p; }
 #endif
+
+/** The same of a line that need not be there; nothing where only a load would do it. */
+#ifdef __wasm__
+INLINE void touch_any(const uint8_t *p) { (void)p; }
+#else
+INLINE void touch_any(const uint8_t *p) { __builtin_prefetch(p, 0, 2); }
+#endif
