@@ -154,8 +154,13 @@ export class WindowedLayer {
     const scale = method.scales[this.index];
     const segments: Segment[] = this.exact.segments(query, scale, end, exactDistance);
     if (exactDistance < Infinity) {
+      const { keyForm, valueForm, query: coded, queryScales, skip } = this.codec.read(query);
       segments.push({
-        ...this.codec.read(query),
+        keyForm,
+        valueForm,
+        query: coded,
+        queryScales,
+        skip,
         pages: this.coded.pages,
         pageLength: this.coded.pageLength,
         first: this.law.sinks,
