@@ -4,11 +4,11 @@
 #include "attend.h"
 #include "elementwise.h"
 
-/** What one row brings to a group of positions: integers that stand for weight * step. */
+/** What one row brings to a group of positions, or to a tile: integers that stand for weight * step. */
 typedef struct {
   union {
-    int16_t q[GROUP];     /* of 15 bits */
-    uint8_t bytes[GROUP]; /* where ADDS_FOURS */
+    int16_t q[GROUP];    /* of 15 bits */
+    uint8_t bytes[TILE]; /* where ADDS_FOURS */
   };
   int32_t total; /* of q */
   float unit;    /* weight * step = unit * q */
@@ -20,20 +20,25 @@ INLINE int32_t middle_code(int32_t bits) { return 1 << (bits - 1); }
 /** Codes in a word: 8 bits, or 12 where codes have 3. */
 INLINE int32_t codes_per_word(int32_t bits) { return bits == 4 ? 2 : 4; }
 
-/** For `rows` <= 4 rows, whose sums over lanes are made side by side. @param w f32 [rows, TILE] */
+/**
+ * For `rows` <= 4 rows, whose sums over lanes are made side by side.
+ * @param w       f32 [rows, TILE]
+ * @param groups of positions
+ */
 INLINE void quantize_rows(const float *w, int32_t rows, const float *steps, const float *centres,
-                          int32_t in_bytes, Quantized *out) {
+                          int32_t groups, int32_t in_bytes, Quantized *out) {
   f32xw centre[4], largest[4], totals[4];
   UNROLL
   for (int32_t r = 0; r < 4; r++) centre[r] = largest[r] = totals[r] = splat_w(0);
-  UNROLL
-  for (int32_t r = 0; r < rows; r++)
+  for (int32_t first = 0; first < groups * GROUP; first += GROUP)
     UNROLL
-    for (int32_t k = 0; k < GROUP / WIDE; k++) {
-      f32xw weight = load_f32xw(w + r * TILE + k * WIDE);
-      centre[r] = madd_w(weight, load_f32xw(centres + k * WIDE), centre[r]);
-      largest[r] = max_w(largest[r], weight * load_f32xw(steps + k * WIDE));
-    }
+    for (int32_t r = 0; r < rows; r++)
+      UNROLL
+      for (int32_t k = first; k < first + GROUP; k += WIDE) {
+        f32xw weight = load_f32xw(w + r * TILE + k);
+        centre[r] = madd_w(weight, load_f32xw(centres + k), centre[r]);
+        largest[r] = max_w(largest[r], weight * load_f32xw(steps + k));
+      }
   f32x4 centre_of = sum_each_w(centre[0], centre[1], centre[2], centre[3]);
   f32x4 unit = max_each_w(largest[0], largest[1], largest[2], largest[3]) /
                splat(in_bytes ? 255 : 32767);
@@ -42,17 +47,18 @@ INLINE void quantize_rows(const float *w, int32_t rows, const float *steps, cons
   for (int32_t r = 0; r < rows; r++) {
     f32xw units = splat_w(finite_or_zero(inverse[r]));
     i32xw total = splat_i32w(0);
-    UNROLL
-    for (int32_t k = 0; k < GROUP / WIDE; k += 2) {
-      // Products once more: 32 of them are too many to keep.
-      const float *weight = w + r * TILE + k * WIDE, *step = steps + k * WIDE;
-      f32xw x = load_f32xw(weight) * load_f32xw(step);
-      f32xw y = load_f32xw(weight + WIDE) * load_f32xw(step + WIDE);
-      i32xw a = to_nearest_i32w(x * units), b = to_nearest_i32w(y * units);
-      if (in_bytes) store_bytes_w(out[r].bytes + k * WIDE, a, b);
-      else store_narrow_w(out[r].q + k * WIDE, a, b);
-      total += a + b;
-    }
+    for (int32_t first = 0; first < groups * GROUP; first += GROUP)
+      UNROLL
+      for (int32_t k = first; k < first + GROUP; k += 2 * WIDE) {
+        // Products once more: they are too many to keep.
+        const float *weight = w + r * TILE + k;
+        f32xw x = load_f32xw(weight) * load_f32xw(steps + k);
+        f32xw y = load_f32xw(weight + WIDE) * load_f32xw(steps + k + WIDE);
+        i32xw a = to_nearest_i32w(x * units), b = to_nearest_i32w(y * units);
+        if (in_bytes) store_bytes_w(out[r].bytes + k, a, b);
+        else store_narrow_w(out[r].q + k, a, b);
+        total += a + b;
+      }
     totals[r] = to_f32w(total);
   }
   f32x4 total_of = sum_each_w(totals[0], totals[1], totals[2], totals[3]);
@@ -67,22 +73,32 @@ INLINE void quantize_rows(const float *w, int32_t rows, const float *steps, cons
 /* Functions of their own: V8 allots registers badly in large ones. */
 #define DEFINE_QUANTIZE(name, rows)                                                                \
   __attribute__((noinline)) static void name(const float *w, const float *steps,                   \
-                                             const float *centres, int32_t in_bytes,               \
-                                             Quantized *out) {                                     \
-    if (ADDS_FOURS && in_bytes) quantize_rows(w, rows, steps, centres, 1, out);                    \
-    else quantize_rows(w, rows, steps, centres, 0, out);                                           \
+                                             const float *centres, Quantized *out) {               \
+    quantize_rows(w, rows, steps, centres, 1, 0, out);                                            \
+  }                                                                                                \
+  __attribute__((noinline)) static void name##_tile(const float *w, const float *steps,            \
+                                                    const float *centres, int32_t groups,          \
+                                                    Quantized *out) {                              \
+    quantize_rows(w, rows, steps, centres, groups, 1, out);                                        \
   }
 
 DEFINE_QUANTIZE(quantize_row, 1)
 DEFINE_QUANTIZE(quantize_three, 3)
 DEFINE_QUANTIZE(quantize_four, 4)
 
+/** @param groups of a tile, to be quantized in bytes; 0: one group, in 15 bits */
 static void quantize_weights(const float *w, int32_t rows, const float *steps,
-                             const float *centres, int32_t in_bytes, Quantized *out) {
+                             const float *centres, int32_t groups, Quantized *out) {
   int32_t r = 0;
-  for (; r + 4 <= rows; r += 4) quantize_four(w + r * TILE, steps, centres, in_bytes, out + r);
-  for (; r + 3 <= rows; r += 3) quantize_three(w + r * TILE, steps, centres, in_bytes, out + r);
-  for (; r < rows; r++) quantize_row(w + r * TILE, steps, centres, in_bytes, out + r);
+  for (; r + 4 <= rows; r += 4, w += 4 * TILE, out += 4)
+    if (groups) quantize_four_tile(w, steps, centres, groups, out);
+    else quantize_four(w, steps, centres, out);
+  for (; r + 3 <= rows; r += 3, w += 3 * TILE, out += 3)
+    if (groups) quantize_three_tile(w, steps, centres, groups, out);
+    else quantize_three(w, steps, centres, out);
+  for (; r < rows; r++, w += TILE, out++)
+    if (groups) quantize_row_tile(w, steps, centres, groups, out);
+    else quantize_row(w, steps, centres, out);
 }
 
 /**
@@ -309,45 +325,58 @@ static void add_group(Quantized *quantized, int32_t rows, uint32_t positions, in
             stride);
 }
 
+/** Whether four products of bytes are added at once. */
+INLINE int32_t adds_fours(const AffineValues *values) {
+  return ADDS_FOURS && values->bits == 2 && values->dim / 4 % WIDE == 0;
+}
+
+/**
+ * Steps of a group, and what codes of `middle` stand for.
+ * @param some how many positions there are; others get zeros
+ */
+INLINE void read_params(const uint16_t *params, const uint16_t *ahead, int32_t some, int32_t bits,
+                        float *steps, float *centres) {
+  uint16_t last[2 * GROUP] = {0};
+  if (some < GROUP) {
+    __builtin_memcpy(last, params, (size_t)some * 2 * sizeof(uint16_t));
+    params = last;
+  }
+  f32xw middle = splat_w((float)middle_code(bits));
+  for (int32_t k = 0; k < GROUP; k += WIDE) {
+    touch_any((const uint8_t *)(ahead + 2 * k));
+    f32xw minimum = low_halves_w(params + 2 * k), step = high_halves_w(params + 2 * k);
+    store_f32xw(steps + k, step);
+    store_f32xw(centres + k, madd_w(middle, step, minimum));
+  }
+}
+
 /*
  * Weights times steps become 15-bit integers that share a unit within a GROUP of positions, and
  * codes count from the middle, so a group errs by at most GROUP / 2 * 8 steps / 32767 of its
  * largest weight. Where four products of bytes are added at once, codes of 2 bits get weights of 8
- * bits: at most GROUP / 2 * 2 steps / 255, and as roundings are independent some hundredth of a step,
- * beside the 0.3 steps by which such a code is off.
+ * bits that share a unit within a TILE: at most TILE / 2 * 2 steps / 255, and as roundings are
+ * independent one or two hundredths of a step, beside the 0.3 steps by which such a code is off.
  */
 static void add_affine(float *weights, int32_t rows, const AffineValues *values, int32_t count,
-                float share, float *totals, float *sums, size_t stride, uint8_t *scratch) {
-  int32_t bits = values->bits;
-  size_t dim = values->dim, row_bytes = dim * (size_t)bits / 8;
-  const uint8_t *codes = values->codes;
-  const uint16_t *params = values->params, *ahead_params = values->ahead_params;
-  const uint8_t *ahead = values->ahead;
-  f32xw middle = splat_w((float)middle_code(bits));
-  int32_t fours = ADDS_FOURS && bits == 2 && row_bytes % WIDE == 0;
-  for (int32_t j = 0; j < count; j += GROUP) {
-    int32_t some = GROUP < count - j ? GROUP : count - j;
-    float steps[GROUP] = {0}, centres[GROUP] = {0};
-    uint16_t last[2 * GROUP] = {0};
-    const uint16_t *p = params;
-    if (some < GROUP) {
-      __builtin_memcpy(last, params, (size_t)some * 2 * sizeof(uint16_t));
-      p = last;
-    }
-    for (int32_t k = 0; k < GROUP; k += WIDE) {
-      touch_any((const uint8_t *)(ahead_params + 2 * k));
-      f32xw minimum = low_halves_w(p + 2 * k), step = high_halves_w(p + 2 * k);
-      store_f32xw(steps + k, step);
-      store_f32xw(centres + k, madd_w(middle, step, minimum));
-    }
+                       float share, float *totals, float *sums, size_t stride, uint8_t *scratch) {
+  int32_t bits = values->bits, groups = (count + GROUP - 1) / GROUP, fours = adds_fours(values);
+  size_t row_bytes = values->dim * (size_t)bits / 8;
+  float steps[TILE], centres[TILE];
+  Quantized quantized[ROWS];
+  for (int32_t g = 0; g < groups; g++) {
+    int32_t at = g * GROUP, some = count - at < GROUP ? count - at : GROUP;
+    float *w = weights + at;
+    read_params(values->params + 2 * at, values->ahead_params + 2 * at, some, bits, steps + at,
+                centres + at);
     for (int32_t r = 0; r < rows; r++)
-      for (int32_t k = some; k < GROUP; k++) weights[r * TILE + j + k] = 0;
-    uint32_t positions = share > 0 ? leave_out(weights + j, rows, share, totals) : ~0u;
-    Quantized quantized[ROWS];
-    quantize_weights(weights + j, rows, steps, centres, fours, quantized);
-    if (fours) add_fours_of_rows(quantized, rows, codes, ahead, some, row_bytes, sums, stride);
-    else add_group(quantized, rows, positions, some, codes, ahead, values, sums, stride, scratch);
-    codes += GROUP * row_bytes, ahead += GROUP * row_bytes;
-    params += GROUP * 2, ahead_params += GROUP * 2;
+      for (int32_t k = some; k < GROUP; k++) w[r * TILE + k] = 0;
+    uint32_t positions = share > 0 ? leave_out(w, rows, share, totals) : ~0u;
+    if (fours) continue;
+    quantize_weights(w, rows, steps + at, centres + at, 0, quantized);
+    add_group(quantized, rows, positions, some, values->codes + (size_t)at * row_bytes,
+              values->ahead + (size_t)at * row_bytes, values, sums, stride, scratch);
   }
+  if (!fours) return;
+  quantize_weights(weights, rows, steps, centres, groups, quantized);
+  add_fours_of_rows(quantized, rows, values->codes, values->ahead, count, row_bytes, sums, stride);
 }
