@@ -170,7 +170,9 @@ export class WindowedLayer {
         scale,
       });
     }
-    kernels.attend(segments, { ...this.shape, n, start: start + from }, target);
+    const { nHeads, nKvHeads, headDimK, headDimV } = this.shape;
+    const shape = { n, start: start + from, nHeads, nKvHeads, headDimK, headDimV };
+    kernels.attend(segments, shape, target);
     if (this.learned) this.means.restore(target, step.bias(this.shape));
   }
 
