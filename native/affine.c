@@ -4,10 +4,10 @@
 #include "attend.h"
 #include "elementwise.h"
 
-/** What one row brings to a group of positions, or to a tile: integers that stand for weight * step. */
+/** What one row brings to a tile of positions: integers that stand for weight * step. */
 typedef struct {
   union {
-    int16_t q[GROUP];    /* of 15 bits */
+    int16_t q[TILE];     /* of 15 bits */
     uint8_t bytes[TILE]; /* where ADDS_FOURS */
   };
   int32_t total; /* of q */
@@ -66,39 +66,32 @@ INLINE void quantize_rows(const float *w, int32_t rows, const float *steps, cons
   for (int32_t r = 0; r < rows; r++) {
     out[r].centre = centre_of[r];
     out[r].unit = unit[r];
-    out[r].total = (int32_t)total_of[r]; // at most 2^20: its sum in f32 is exact
+    out[r].total = (int32_t)total_of[r]; // at most 2^22: its sum in f32 is exact
   }
 }
 
 /* Functions of their own: V8 allots registers badly in large ones. */
 #define DEFINE_QUANTIZE(name, rows)                                                                \
   __attribute__((noinline)) static void name(const float *w, const float *steps,                   \
-                                             const float *centres, Quantized *out) {               \
-    quantize_rows(w, rows, steps, centres, 1, 0, out);                                            \
-  }                                                                                                \
-  __attribute__((noinline)) static void name##_tile(const float *w, const float *steps,            \
-                                                    const float *centres, int32_t groups,          \
-                                                    Quantized *out) {                              \
-    quantize_rows(w, rows, steps, centres, groups, 1, out);                                        \
+                                             const float *centres, int32_t groups,                 \
+                                             int32_t in_bytes, Quantized *out) {                   \
+    if (ADDS_FOURS && in_bytes) quantize_rows(w, rows, steps, centres, groups, 1, out);            \
+    else quantize_rows(w, rows, steps, centres, groups, 0, out);                                   \
   }
 
 DEFINE_QUANTIZE(quantize_row, 1)
 DEFINE_QUANTIZE(quantize_three, 3)
 DEFINE_QUANTIZE(quantize_four, 4)
 
-/** @param groups of a tile, to be quantized in bytes; 0: one group, in 15 bits */
 static void quantize_weights(const float *w, int32_t rows, const float *steps,
-                             const float *centres, int32_t groups, Quantized *out) {
+                             const float *centres, int32_t groups, int32_t in_bytes,
+                             Quantized *out) {
   int32_t r = 0;
-  for (; r + 4 <= rows; r += 4, w += 4 * TILE, out += 4)
-    if (groups) quantize_four_tile(w, steps, centres, groups, out);
-    else quantize_four(w, steps, centres, out);
-  for (; r + 3 <= rows; r += 3, w += 3 * TILE, out += 3)
-    if (groups) quantize_three_tile(w, steps, centres, groups, out);
-    else quantize_three(w, steps, centres, out);
-  for (; r < rows; r++, w += TILE, out++)
-    if (groups) quantize_row_tile(w, steps, centres, groups, out);
-    else quantize_row(w, steps, centres, out);
+  for (; r + 4 <= rows; r += 4)
+    quantize_four(w + r * TILE, steps, centres, groups, in_bytes, out + r);
+  for (; r + 3 <= rows; r += 3)
+    quantize_three(w + r * TILE, steps, centres, groups, in_bytes, out + r);
+  for (; r < rows; r++) quantize_row(w + r * TILE, steps, centres, groups, in_bytes, out + r);
 }
 
 /**
@@ -124,20 +117,25 @@ static uint32_t leave_out(float *weights, int32_t rows, float share, float *tota
   return positions;
 }
 
-/** Moves the codes and weights of some positions of a group together. @returns how many they are */
-static int32_t gather(uint32_t positions, const uint8_t *codes, size_t row_bytes,
-                      Quantized *quantized, int32_t rows, uint8_t *gathered) {
+/**
+ * Moves the codes and weights of some positions of a tile together.
+ * @param positions bits of each group's
+ * @returns how many they are
+ */
+static int32_t gather(const uint32_t *positions, int32_t groups, const uint8_t *codes,
+                      size_t row_bytes, Quantized *quantized, int32_t rows, uint8_t *gathered) {
   int32_t count = 0;
-  for (; positions != 0; positions &= positions - 1, count++) {
-    int32_t k = __builtin_ctz(positions);
-    const uint8_t *from = codes + (size_t)k * row_bytes;
-    size_t c = 0;
-    for (; c + 8 <= row_bytes; c += 8, gathered += 8) __builtin_memcpy(gathered, from + c, 8);
-    for (; c < row_bytes; c++) *gathered++ = from[c];
-    for (int32_t r = 0; r < rows; r++) quantized[r].q[count] = quantized[r].q[k];
-  }
+  for (int32_t g = 0; g < groups; g++)
+    for (uint32_t some = positions[g]; some != 0; some &= some - 1, count++) {
+      int32_t k = g * GROUP + __builtin_ctz(some);
+      const uint8_t *from = codes + (size_t)k * row_bytes;
+      size_t c = 0;
+      for (; c + 8 <= row_bytes; c += 8, gathered += 8) __builtin_memcpy(gathered, from + c, 8);
+      for (; c < row_bytes; c++) *gathered++ = from[c];
+      for (int32_t r = 0; r < rows; r++) quantized[r].q[count] = quantized[r].q[k];
+    }
   // The partner of an odd last position.
-  for (int32_t r = 0; r < rows && count < GROUP; r++) quantized[r].q[count] = 0;
+  for (int32_t r = 0; r < rows && count < TILE; r++) quantized[r].q[count] = 0;
   return count;
 }
 
@@ -305,26 +303,6 @@ static void add_row(const Quantized *weights, const uint8_t *codes, const uint8_
   else add_row4(weights, codes, ahead, positions, dim, sums, stride);
 }
 
-/** Sums of a group, less positions whose weights are all left out where those are many. */
-static void add_group(Quantized *quantized, int32_t rows, uint32_t positions, int32_t some,
-                      const uint8_t *codes, const uint8_t *ahead, const AffineValues *values,
-                      float *sums, size_t stride, uint8_t *scratch) {
-  size_t dim = values->dim;
-  // Sums over the other positions are the same integers; gathering a few more would not pay.
-  if (4 * __builtin_popcount(positions) <= 3 * some) {
-    size_t row_bytes = dim * (size_t)values->bits / 8;
-    some = gather(positions, codes, row_bytes, quantized, rows, scratch);
-    codes = scratch;
-  }
-  int32_t r = 0;
-  for (; r + TRIPLE <= rows; r += TRIPLE)
-    add_triple(quantized + r, codes, ahead, some, dim, values->bits, sums + (size_t)r * stride,
-               stride);
-  for (; r < rows; r++)
-    add_row(quantized + r, codes, ahead, some, dim, values->bits, sums + (size_t)r * stride,
-            stride);
-}
-
 /** Whether four products of bytes are added at once. */
 INLINE int32_t adds_fours(const AffineValues *values) {
   return ADDS_FOURS && values->bits == 2 && values->dim / 4 % WIDE == 0;
@@ -351,32 +329,45 @@ INLINE void read_params(const uint16_t *params, const uint16_t *ahead, int32_t s
 }
 
 /*
- * Weights times steps become 15-bit integers that share a unit within a GROUP of positions, and
- * codes count from the middle, so a group errs by at most GROUP / 2 * 8 steps / 32767 of its
+ * Weights times steps become 15-bit integers that share a unit within a TILE of positions, and
+ * codes count from the middle, so a tile errs by at most TILE / 2 * 8 steps / 32767 of its
  * largest weight. Where four products of bytes are added at once, codes of 2 bits get weights of 8
- * bits that share a unit within a TILE: at most TILE / 2 * 2 steps / 255, and as roundings are
- * independent one or two hundredths of a step, beside the 0.3 steps by which such a code is off.
+ * bits: at most TILE / 2 * 2 steps / 255, and as roundings are independent one or two hundredths of a
+ * step, beside the 0.3 steps by which such a code is off.
  */
 static void add_affine(float *weights, int32_t rows, const AffineValues *values, int32_t count,
                        float share, float *totals, float *sums, size_t stride, uint8_t *scratch) {
   int32_t bits = values->bits, groups = (count + GROUP - 1) / GROUP, fours = adds_fours(values);
-  size_t row_bytes = values->dim * (size_t)bits / 8;
+  size_t dim = values->dim, row_bytes = dim * (size_t)bits / 8;
   float steps[TILE], centres[TILE];
-  Quantized quantized[ROWS];
+  uint32_t positions[TILE / GROUP];
+  int32_t kept = 0;
   for (int32_t g = 0; g < groups; g++) {
     int32_t at = g * GROUP, some = count - at < GROUP ? count - at : GROUP;
-    float *w = weights + at;
     read_params(values->params + 2 * at, values->ahead_params + 2 * at, some, bits, steps + at,
                 centres + at);
     for (int32_t r = 0; r < rows; r++)
-      for (int32_t k = some; k < GROUP; k++) w[r * TILE + k] = 0;
-    uint32_t positions = share > 0 ? leave_out(w, rows, share, totals) : ~0u;
-    if (fours) continue;
-    quantize_weights(w, rows, steps + at, centres + at, 0, quantized);
-    add_group(quantized, rows, positions, some, values->codes + (size_t)at * row_bytes,
-              values->ahead + (size_t)at * row_bytes, values, sums, stride, scratch);
+      for (int32_t k = at + some; k < at + GROUP; k++) weights[r * TILE + k] = 0;
+    positions[g] = share > 0 ? leave_out(weights + at, rows, share, totals) : ~0u;
+    kept += __builtin_popcount(positions[g]);
   }
-  if (!fours) return;
-  quantize_weights(weights, rows, steps, centres, groups, quantized);
-  add_fours_of_rows(quantized, rows, values->codes, values->ahead, count, row_bytes, sums, stride);
+  Quantized quantized[ROWS];
+  quantize_weights(weights, rows, steps, centres, groups, fours, quantized);
+  const uint8_t *codes = values->codes;
+  if (fours) {
+    add_fours_of_rows(quantized, rows, codes, values->ahead, count, row_bytes, sums, stride);
+    return;
+  }
+  // Sums over the other positions are the same integers; gathering a few more would not pay.
+  if (4 * kept <= 3 * count) {
+    count = gather(positions, groups, codes, row_bytes, quantized, rows, scratch);
+    codes = scratch;
+  }
+  int32_t r = 0;
+  for (; r + TRIPLE <= rows; r += TRIPLE)
+    add_triple(quantized + r, codes, values->ahead, count, dim, bits, sums + (size_t)r * stride,
+               stride);
+  for (; r < rows; r++)
+    add_row(quantized + r, codes, values->ahead, count, dim, bits, sums + (size_t)r * stride,
+            stride);
 }

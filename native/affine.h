@@ -20,7 +20,7 @@ typedef struct {
  * @param weights f32 [rows, TILE]; set to zero from `count` to the next multiple of GROUP
  * @param totals  f32 [rows], the sum of all weights so far
  * @param sums    f32 [rows, stride]
- * @param scratch room for GROUP rows of codes
+ * @param scratch room for TILE rows of codes
  */
 static void add_affine(float *weights, int32_t rows, const AffineValues *values, int32_t count,
                 float share, float *totals, float *sums, size_t stride, uint8_t *scratch);
