@@ -206,6 +206,7 @@ INLINE void score_rows(const float *queries, int32_t rows, const float *scales, 
   }
 }
 
+/** @param row_bytes of keys that stand as they are stored; 0: many rows share them, and nothing is fetched */
 INLINE void score_block(Block *b, const float *scales, const void *keys, int32_t is_half,
                         int32_t count, int32_t from, size_t row_bytes) {
   size_t width = b->key_stride;
@@ -237,7 +238,7 @@ static void score_float(Block *b, const Segment *s, const Page *page, int32_t sl
     int32_t some = min_i32(GROUP, count - j);
     unpack_rows(page->keys, is_half, row + (size_t)j, (size_t)some, width, b->key_stride,
                 b->unpacked);
-    score_block(b, scales, b->unpacked, 0, some, j, row_bytes);
+    score_block(b, scales, b->unpacked, 0, some, j, 0);
   }
 }
 
@@ -410,6 +411,7 @@ INLINE void add_values(const float *weights, int32_t rows, const void *values, i
   }
 }
 
+/** @param row_bytes as in `score_block` */
 INLINE void add_block(Block *b, const void *values, int32_t is_half, int32_t count, size_t width,
                       int32_t from, size_t row_bytes) {
   size_t stride = b->sums_stride;
@@ -433,7 +435,7 @@ static void accumulate_float(Block *b, const Segment *s, const Page *page, int32
     size_t row = (size_t)(b->kv_head * s->page_length + slot + j);
     if (!read_in_place(b, is_half, b->shape->value_dim)) {
       unpack_rows(page->values, is_half, row, (size_t)some, width, padded, b->unpacked);
-      add_block(b, b->unpacked, 0, some, padded, j, row_bytes);
+      add_block(b, b->unpacked, 0, some, padded, j, 0);
       continue;
     }
     const uint8_t *values = (const uint8_t *)page->values + row * row_bytes;
