@@ -4,11 +4,11 @@
 #include "attend.h"
 #include "elementwise.h"
 
-/** What one row brings to a group of positions: integers that stand for weight * step. */
+/** What one row brings to a tile of positions: integers that stand for weight * step. */
 typedef struct {
   union {
-    int16_t q[GROUP];     /* of 15 bits */
-    uint8_t bytes[GROUP]; /* where ADDS_FOURS */
+    int16_t q[TILE];     /* of 15 bits */
+    uint8_t bytes[TILE]; /* where ADDS_FOURS */
   };
   int32_t total; /* of q */
   float unit;    /* weight * step = unit * q */
@@ -20,20 +20,25 @@ INLINE int32_t middle_code(int32_t bits) { return 1 << (bits - 1); }
 /** Codes in a word: 8 bits, or 12 where codes have 3. */
 INLINE int32_t codes_per_word(int32_t bits) { return bits == 4 ? 2 : 4; }
 
-/** For `rows` <= 4 rows, whose sums over lanes are made side by side. @param w f32 [rows, TILE] */
+/**
+ * For `rows` <= 4 rows, whose sums over lanes are made side by side.
+ * @param w       f32 [rows, TILE]
+ * @param groups of positions
+ */
 INLINE void quantize_rows(const float *w, int32_t rows, const float *steps, const float *centres,
-                          int32_t in_bytes, Quantized *out) {
+                          int32_t groups, int32_t in_bytes, Quantized *out) {
   f32xw centre[4], largest[4], totals[4];
   UNROLL
   for (int32_t r = 0; r < 4; r++) centre[r] = largest[r] = totals[r] = splat_w(0);
-  UNROLL
-  for (int32_t r = 0; r < rows; r++)
+  for (int32_t first = 0; first < groups * GROUP; first += GROUP)
     UNROLL
-    for (int32_t k = 0; k < GROUP / WIDE; k++) {
-      f32xw weight = load_f32xw(w + r * TILE + k * WIDE);
-      centre[r] = madd_w(weight, load_f32xw(centres + k * WIDE), centre[r]);
-      largest[r] = max_w(largest[r], weight * load_f32xw(steps + k * WIDE));
-    }
+    for (int32_t r = 0; r < rows; r++)
+      UNROLL
+      for (int32_t k = first; k < first + GROUP; k += WIDE) {
+        f32xw weight = load_f32xw(w + r * TILE + k);
+        centre[r] = madd_w(weight, load_f32xw(centres + k), centre[r]);
+        largest[r] = max_w(largest[r], weight * load_f32xw(steps + k));
+      }
   f32x4 centre_of = sum_each_w(centre[0], centre[1], centre[2], centre[3]);
   f32x4 unit = max_each_w(largest[0], largest[1], largest[2], largest[3]) /
                splat(in_bytes ? 255 : 32767);
@@ -42,17 +47,18 @@ INLINE void quantize_rows(const float *w, int32_t rows, const float *steps, cons
   for (int32_t r = 0; r < rows; r++) {
     f32xw units = splat_w(finite_or_zero(inverse[r]));
     i32xw total = splat_i32w(0);
-    UNROLL
-    for (int32_t k = 0; k < GROUP / WIDE; k += 2) {
-      // Products once more: 32 of them are too many to keep.
-      const float *weight = w + r * TILE + k * WIDE, *step = steps + k * WIDE;
-      f32xw x = load_f32xw(weight) * load_f32xw(step);
-      f32xw y = load_f32xw(weight + WIDE) * load_f32xw(step + WIDE);
-      i32xw a = to_nearest_i32w(x * units), b = to_nearest_i32w(y * units);
-      if (in_bytes) store_bytes_w(out[r].bytes + k * WIDE, a, b);
-      else store_narrow_w(out[r].q + k * WIDE, a, b);
-      total += a + b;
-    }
+    for (int32_t first = 0; first < groups * GROUP; first += GROUP)
+      UNROLL
+      for (int32_t k = first; k < first + GROUP; k += 2 * WIDE) {
+        // Products once more: they are too many to keep.
+        const float *weight = w + r * TILE + k;
+        f32xw x = load_f32xw(weight) * load_f32xw(steps + k);
+        f32xw y = load_f32xw(weight + WIDE) * load_f32xw(steps + k + WIDE);
+        i32xw a = to_nearest_i32w(x * units), b = to_nearest_i32w(y * units);
+        if (in_bytes) store_bytes_w(out[r].bytes + k, a, b);
+        else store_narrow_w(out[r].q + k, a, b);
+        total += a + b;
+      }
     totals[r] = to_f32w(total);
   }
   f32x4 total_of = sum_each_w(totals[0], totals[1], totals[2], totals[3]);
@@ -60,17 +66,17 @@ INLINE void quantize_rows(const float *w, int32_t rows, const float *steps, cons
   for (int32_t r = 0; r < rows; r++) {
     out[r].centre = centre_of[r];
     out[r].unit = unit[r];
-    out[r].total = (int32_t)total_of[r]; // at most 2^20: its sum in f32 is exact
+    out[r].total = (int32_t)total_of[r]; // at most 2^22: its sum in f32 is exact
   }
 }
 
 /* Functions of their own: V8 allots registers badly in large ones. */
 #define DEFINE_QUANTIZE(name, rows)                                                                \
   __attribute__((noinline)) static void name(const float *w, const float *steps,                   \
-                                             const float *centres, int32_t in_bytes,               \
-                                             Quantized *out) {                                     \
-    if (ADDS_FOURS && in_bytes) quantize_rows(w, rows, steps, centres, 1, out);                    \
-    else quantize_rows(w, rows, steps, centres, 0, out);                                           \
+                                             const float *centres, int32_t groups,                 \
+                                             int32_t in_bytes, Quantized *out) {                   \
+    if (ADDS_FOURS && in_bytes) quantize_rows(w, rows, steps, centres, groups, 1, out);            \
+    else quantize_rows(w, rows, steps, centres, groups, 0, out);                                   \
   }
 
 DEFINE_QUANTIZE(quantize_row, 1)
@@ -78,11 +84,14 @@ DEFINE_QUANTIZE(quantize_three, 3)
 DEFINE_QUANTIZE(quantize_four, 4)
 
 static void quantize_weights(const float *w, int32_t rows, const float *steps,
-                             const float *centres, int32_t in_bytes, Quantized *out) {
+                             const float *centres, int32_t groups, int32_t in_bytes,
+                             Quantized *out) {
   int32_t r = 0;
-  for (; r + 4 <= rows; r += 4) quantize_four(w + r * TILE, steps, centres, in_bytes, out + r);
-  for (; r + 3 <= rows; r += 3) quantize_three(w + r * TILE, steps, centres, in_bytes, out + r);
-  for (; r < rows; r++) quantize_row(w + r * TILE, steps, centres, in_bytes, out + r);
+  for (; r + 4 <= rows; r += 4)
+    quantize_four(w + r * TILE, steps, centres, groups, in_bytes, out + r);
+  for (; r + 3 <= rows; r += 3)
+    quantize_three(w + r * TILE, steps, centres, groups, in_bytes, out + r);
+  for (; r < rows; r++) quantize_row(w + r * TILE, steps, centres, groups, in_bytes, out + r);
 }
 
 /**
@@ -108,20 +117,25 @@ static uint32_t leave_out(float *weights, int32_t rows, float share, float *tota
   return positions;
 }
 
-/** Moves the codes and weights of some positions of a group together. @returns how many they are */
-static int32_t gather(uint32_t positions, const uint8_t *codes, size_t row_bytes,
-                      Quantized *quantized, int32_t rows, uint8_t *gathered) {
+/**
+ * Moves the codes and weights of some positions of a tile together.
+ * @param positions bits of each group's
+ * @returns how many they are
+ */
+static int32_t gather(const uint32_t *positions, int32_t groups, const uint8_t *codes,
+                      size_t row_bytes, Quantized *quantized, int32_t rows, uint8_t *gathered) {
   int32_t count = 0;
-  for (; positions != 0; positions &= positions - 1, count++) {
-    int32_t k = __builtin_ctz(positions);
-    const uint8_t *from = codes + (size_t)k * row_bytes;
-    size_t c = 0;
-    for (; c + 8 <= row_bytes; c += 8, gathered += 8) __builtin_memcpy(gathered, from + c, 8);
-    for (; c < row_bytes; c++) *gathered++ = from[c];
-    for (int32_t r = 0; r < rows; r++) quantized[r].q[count] = quantized[r].q[k];
-  }
+  for (int32_t g = 0; g < groups; g++)
+    for (uint32_t some = positions[g]; some != 0; some &= some - 1, count++) {
+      int32_t k = g * GROUP + __builtin_ctz(some);
+      const uint8_t *from = codes + (size_t)k * row_bytes;
+      size_t c = 0;
+      for (; c + 8 <= row_bytes; c += 8, gathered += 8) __builtin_memcpy(gathered, from + c, 8);
+      for (; c < row_bytes; c++) *gathered++ = from[c];
+      for (int32_t r = 0; r < rows; r++) quantized[r].q[count] = quantized[r].q[k];
+    }
   // The partner of an odd last position.
-  for (int32_t r = 0; r < rows && count < GROUP; r++) quantized[r].q[count] = 0;
+  for (int32_t r = 0; r < rows && count < TILE; r++) quantized[r].q[count] = 0;
   return count;
 }
 
@@ -141,7 +155,7 @@ typedef struct {
  * @param sums f32 [rows, stride], from the dimension of the lowest code of the first word
  */
 INLINE void add_words(const Quantized *weights, int32_t rows, const uint8_t *codes,
-                      const Layout *l, int32_t positions, int32_t width, int32_t bits, float *sums,
+                      const uint8_t *ahead, const Layout *l, int32_t positions, int32_t width, int32_t bits, float *sums,
                       size_t stride) {
   const int32_t planes = codes_per_word(bits), vectors = 4 / planes;
   i32xw shifted[TRIPLE][4];
@@ -151,6 +165,7 @@ INLINE void add_words(const Quantized *weights, int32_t rows, const uint8_t *cod
     for (int32_t i = 0; i < 4; i++) shifted[r][i] = splat_i32w(0);
   NO_UNROLL // see linear.c
   for (int32_t k = 0; k < positions; k += 2, codes += 2 * l->row_bytes) {
+    touch_any(ahead), ahead += 2 * l->row_bytes;
     // An odd last position is its own partner, whose weight is zero.
     const uint8_t *partner = k + 1 < positions ? codes + l->row_bytes : codes;
     i16xw pairs[2];
@@ -193,7 +208,7 @@ INLINE void add_words(const Quantized *weights, int32_t rows, const uint8_t *cod
 
 /** All words of rows of `dim` values. */
 INLINE void add_rows(const Quantized *weights, int32_t rows, const uint8_t *codes,
-                     int32_t positions, size_t dim, int32_t bits, float *sums, size_t stride) {
+                     const uint8_t *ahead, int32_t positions, size_t dim, int32_t bits, float *sums, size_t stride) {
   const int32_t step = 4 * WIDE / codes_per_word(bits);
   Layout l = {.row_bytes = dim * (size_t)bits / 8, .words = dim / (size_t)codes_per_word(bits)};
   // The high bits of the words of a row's second half are in other nibbles of the same bytes.
@@ -204,19 +219,19 @@ INLINE void add_rows(const Quantized *weights, int32_t rows, const uint8_t *code
     l.high = part ? l.words / 2 : l.words;
     l.high_shift = part ? 4 : 0;
     for (; w + (size_t)step <= end; w += (size_t)step)
-      add_words(weights, rows, codes + w, &l, positions, step, bits, sums + w, stride);
+      add_words(weights, rows, codes + w, ahead + w, &l, positions, step, bits, sums + w, stride);
     if (w < end)
-      add_words(weights, rows, codes + w, &l, positions, (int32_t)(end - w), bits, sums + w,
-                stride);
+      add_words(weights, rows, codes + w, ahead + w, &l, positions, (int32_t)(end - w), bits,
+                sums + w, stride);
   }
 }
 
 /* Functions of their own: V8 allots registers badly in large ones. */
 #define DEFINE_ADD_ROWS(name, rows, bits)                                                          \
   __attribute__((noinline)) static void name(const Quantized *weights, const uint8_t *codes,       \
-                                             int32_t positions, size_t dim, float *sums,           \
-                                             size_t stride) {                                      \
-    add_rows(weights, rows, codes, positions, dim, bits, sums, stride);                            \
+                                             const uint8_t *ahead, int32_t positions, size_t dim,  \
+                                             float *sums, size_t stride) {                         \
+    add_rows(weights, rows, codes, ahead, positions, dim, bits, sums, stride);                     \
   }
 
 DEFINE_ADD_ROWS(add_row2, 1, 2)
@@ -231,7 +246,7 @@ DEFINE_ADD_ROWS(add_triple4, TRIPLE, 4)
  * @param words of a row, a multiple of WIDE
  */
 INLINE void add_fours(const Quantized *weights, int32_t rows, const uint8_t *codes,
-                      int32_t positions, size_t words, float *sums, size_t stride) {
+                      const uint8_t *ahead, int32_t positions, size_t words, float *sums, size_t stride) {
   const i16xw code = splat_bytes_w(3);
   for (size_t w = 0; w < words; w += WIDE) {
     i32xw dots[TRIPLE][4];
@@ -241,6 +256,7 @@ INLINE void add_fours(const Quantized *weights, int32_t rows, const uint8_t *cod
       for (int32_t p = 0; p < 4; p++) dots[r][p] = splat_i32w(0);
     NO_UNROLL // see linear.c
     for (int32_t k = 0; k < positions; k += 4) {
+      touch_any(ahead + w + (size_t)k * words);
       i16xw four = four_words_w(codes + w + (size_t)k * words, words, positions - k);
       UNROLL
       for (int32_t p = 0; p < 4; p++) {
@@ -264,77 +280,94 @@ INLINE void add_fours(const Quantized *weights, int32_t rows, const uint8_t *cod
 }
 
 __attribute__((noinline)) static void add_fours_of_rows(const Quantized *weights, int32_t rows,
-                                                        const uint8_t *codes, int32_t positions,
-                                                        size_t words, float *sums, size_t stride) {
+                                                        const uint8_t *codes, const uint8_t *ahead,
+                                                        int32_t positions, size_t words, float *sums, size_t stride) {
   int32_t r = 0;
   for (; r + TRIPLE <= rows; r += TRIPLE)
-    add_fours(weights + r, TRIPLE, codes, positions, words, sums + (size_t)r * stride, stride);
+    add_fours(weights + r, TRIPLE, codes, ahead, positions, words, sums + (size_t)r * stride, stride);
   for (; r < rows; r++)
-    add_fours(weights + r, 1, codes, positions, words, sums + (size_t)r * stride, stride);
+    add_fours(weights + r, 1, codes, ahead, positions, words, sums + (size_t)r * stride, stride);
 }
 
-static void add_triple(const Quantized *weights, const uint8_t *codes, int32_t positions,
-                       size_t dim, int32_t bits, float *sums, size_t stride) {
-  if (bits == 2) add_triple2(weights, codes, positions, dim, sums, stride);
-  else if (bits == 3) add_triple3(weights, codes, positions, dim, sums, stride);
-  else add_triple4(weights, codes, positions, dim, sums, stride);
+static void add_triple(const Quantized *weights, const uint8_t *codes, const uint8_t *ahead,
+                       int32_t positions, size_t dim, int32_t bits, float *sums, size_t stride) {
+  if (bits == 2) add_triple2(weights, codes, ahead, positions, dim, sums, stride);
+  else if (bits == 3) add_triple3(weights, codes, ahead, positions, dim, sums, stride);
+  else add_triple4(weights, codes, ahead, positions, dim, sums, stride);
 }
 
-static void add_row(const Quantized *weights, const uint8_t *codes, int32_t positions, size_t dim,
-                    int32_t bits, float *sums, size_t stride) {
-  if (bits == 2) add_row2(weights, codes, positions, dim, sums, stride);
-  else if (bits == 3) add_row3(weights, codes, positions, dim, sums, stride);
-  else add_row4(weights, codes, positions, dim, sums, stride);
+static void add_row(const Quantized *weights, const uint8_t *codes, const uint8_t *ahead,
+                    int32_t positions, size_t dim, int32_t bits, float *sums, size_t stride) {
+  if (bits == 2) add_row2(weights, codes, ahead, positions, dim, sums, stride);
+  else if (bits == 3) add_row3(weights, codes, ahead, positions, dim, sums, stride);
+  else add_row4(weights, codes, ahead, positions, dim, sums, stride);
+}
+
+/** Whether four products of bytes are added at once. */
+INLINE int32_t adds_fours(const AffineValues *values) {
+  return ADDS_FOURS && values->bits == 2 && values->dim / 4 % WIDE == 0;
+}
+
+/**
+ * Steps of a group, and what codes of `middle` stand for.
+ * @param some how many positions there are; others get zeros
+ */
+INLINE void read_params(const uint16_t *params, const uint16_t *ahead, int32_t some, int32_t bits,
+                        float *steps, float *centres) {
+  uint16_t last[2 * GROUP] = {0};
+  if (some < GROUP) {
+    __builtin_memcpy(last, params, (size_t)some * 2 * sizeof(uint16_t));
+    params = last;
+  }
+  f32xw middle = splat_w((float)middle_code(bits));
+  for (int32_t k = 0; k < GROUP; k += WIDE) {
+    touch_any((const uint8_t *)(ahead + 2 * k));
+    f32xw minimum = low_halves_w(params + 2 * k), step = high_halves_w(params + 2 * k);
+    store_f32xw(steps + k, step);
+    store_f32xw(centres + k, madd_w(middle, step, minimum));
+  }
 }
 
 /*
- * Weights times steps become 15-bit integers that share a unit within a GROUP of positions, and
- * codes count from the middle, so a group errs by at most GROUP / 2 * 8 steps / 32767 of its
+ * Weights times steps become 15-bit integers that share a unit within a TILE of positions, and
+ * codes count from the middle, so a tile errs by at most TILE / 2 * 8 steps / 32767 of its
  * largest weight. Where four products of bytes are added at once, codes of 2 bits get weights of 8
- * bits: at most GROUP / 2 * 2 steps / 255, and as roundings are independent some hundredth of a step,
- * beside the 0.3 steps by which such a code is off.
+ * bits: at most TILE / 2 * 2 steps / 255, and as roundings are independent one or two hundredths of a
+ * step, beside the 0.3 steps by which such a code is off.
  */
 static void add_affine(float *weights, int32_t rows, const AffineValues *values, int32_t count,
-                float share, float *totals, float *sums, size_t stride, uint8_t *scratch) {
-  int32_t bits = values->bits;
+                       float share, float *totals, float *sums, size_t stride, uint8_t *scratch) {
+  int32_t bits = values->bits, groups = (count + GROUP - 1) / GROUP, fours = adds_fours(values);
   size_t dim = values->dim, row_bytes = dim * (size_t)bits / 8;
-  const uint8_t *codes = values->codes;
-  const uint16_t *params = values->params;
-  f32xw middle = splat_w((float)middle_code(bits));
-  int32_t fours = ADDS_FOURS && bits == 2 && row_bytes % WIDE == 0;
-  for (int32_t j = 0; j < count; j += GROUP, codes += GROUP * row_bytes, params += GROUP * 2) {
-    int32_t some = GROUP < count - j ? GROUP : count - j;
-    float steps[GROUP] = {0}, centres[GROUP] = {0};
-    uint16_t last[2 * GROUP] = {0};
-    const uint16_t *p = params;
-    if (some < GROUP) {
-      __builtin_memcpy(last, params, (size_t)some * 2 * sizeof(uint16_t));
-      p = last;
-    }
-    for (int32_t k = 0; k < GROUP; k += WIDE) {
-      f32xw minimum = low_halves_w(p + 2 * k), step = high_halves_w(p + 2 * k);
-      store_f32xw(steps + k, step);
-      store_f32xw(centres + k, madd_w(middle, step, minimum));
-    }
+  float steps[TILE], centres[TILE];
+  uint32_t positions[TILE / GROUP];
+  int32_t kept = 0;
+  for (int32_t g = 0; g < groups; g++) {
+    int32_t at = g * GROUP, some = count - at < GROUP ? count - at : GROUP;
+    read_params(values->params + 2 * at, values->ahead_params + 2 * at, some, bits, steps + at,
+                centres + at);
     for (int32_t r = 0; r < rows; r++)
-      for (int32_t k = some; k < GROUP; k++) weights[r * TILE + j + k] = 0;
-    uint32_t positions = share > 0 ? leave_out(weights + j, rows, share, totals) : ~0u;
-    Quantized quantized[ROWS];
-    quantize_weights(weights + j, rows, steps, centres, fours, quantized);
-    if (fours) {
-      add_fours_of_rows(quantized, rows, codes, some, row_bytes, sums, stride);
-      continue;
-    }
-    const uint8_t *from = codes;
-    // Sums over the other positions are the same integers; gathering a few more would not pay.
-    if (4 * __builtin_popcount(positions) <= 3 * some) {
-      some = gather(positions, codes, row_bytes, quantized, rows, scratch);
-      from = scratch;
-    }
-    int32_t r = 0;
-    for (; r + TRIPLE <= rows; r += TRIPLE)
-      add_triple(quantized + r, from, some, dim, bits, sums + (size_t)r * stride, stride);
-    for (; r < rows; r++)
-      add_row(quantized + r, from, some, dim, bits, sums + (size_t)r * stride, stride);
+      for (int32_t k = at + some; k < at + GROUP; k++) weights[r * TILE + k] = 0;
+    positions[g] = share > 0 ? leave_out(weights + at, rows, share, totals) : ~0u;
+    kept += __builtin_popcount(positions[g]);
   }
+  Quantized quantized[ROWS];
+  quantize_weights(weights, rows, steps, centres, groups, fours, quantized);
+  const uint8_t *codes = values->codes;
+  if (fours) {
+    add_fours_of_rows(quantized, rows, codes, values->ahead, count, row_bytes, sums, stride);
+    return;
+  }
+  // Sums over the other positions are the same integers; gathering a few more would not pay.
+  if (4 * kept <= 3 * count) {
+    count = gather(positions, groups, codes, row_bytes, quantized, rows, scratch);
+    codes = scratch;
+  }
+  int32_t r = 0;
+  for (; r + TRIPLE <= rows; r += TRIPLE)
+    add_triple(quantized + r, codes, values->ahead, count, dim, bits, sums + (size_t)r * stride,
+               stride);
+  for (; r < rows; r++)
+    add_row(quantized + r, codes, values->ahead, count, dim, bits, sums + (size_t)r * stride,
+            stride);
 }

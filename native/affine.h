@@ -10,6 +10,8 @@ typedef struct {
   const uint16_t *params; /* f16 [positions, 2] */
   size_t dim;
   int32_t bits;
+  const uint8_t *ahead;         /* codes of the positions that are summed next */
+  const uint16_t *ahead_params;
 } AffineValues;
 
 /**
@@ -18,7 +20,7 @@ typedef struct {
  * @param weights f32 [rows, TILE]; set to zero from `count` to the next multiple of GROUP
  * @param totals  f32 [rows], the sum of all weights so far
  * @param sums    f32 [rows, stride]
- * @param scratch room for GROUP rows of codes
+ * @param scratch room for TILE rows of codes
  */
 static void add_affine(float *weights, int32_t rows, const AffineValues *values, int32_t count,
                 float share, float *totals, float *sums, size_t stride, uint8_t *scratch);

@@ -68,6 +68,7 @@ typedef struct {
   float *unpacked;                /* f32 [GROUP, key_stride or sums_stride] */
   float *weights;                 /* f32 [ROWS, TILE]: logits, then weights */
   Partial part, total;
+  Page ahead; /* where the block finds its keys and values of the next tile, or of this one */
 } Block;
 
 INLINE int32_t min_i32(int32_t a, int32_t b) { return a < b ? a : b; }
@@ -78,6 +79,17 @@ INLINE int32_t head_of(const Block *b, int32_t r) {
   return b->kv_head * b->group + (b->first_row + r) % b->group;
 }
 INLINE int32_t position_of(const Block *b, int32_t r) { return (b->first_row + r) / b->group; }
+
+/** Has a few lines read, ahead of their use: many at once would not be. */
+INLINE void touch_bytes(const uint8_t *from, size_t bytes) {
+  for (size_t at = 0; at < bytes; at += 64) touch_any(from + at);
+}
+
+/** Rows that will be read next. */
+typedef struct {
+  const uint8_t *first;
+  size_t bytes; /* of each; 0: they were touched */
+} Ahead;
 
 static int32_t pages_per_split(const Segment *s) { return max_i32(1, SPLIT / s->page_length); }
 
@@ -165,8 +177,9 @@ INLINE int32_t read_in_place(const Block *b, int32_t is_half, int32_t width) {
  * @param queries f32 [rows, width]; @param keys [count, width]; @param out [rows, TILE]
  */
 INLINE void score_rows(const float *queries, int32_t rows, const float *scales, const void *keys,
-                       int32_t is_half, int32_t count, size_t width, float *out) {
+                       int32_t is_half, int32_t count, size_t width, Ahead ahead, float *out) {
   for (int32_t j = 0; j < count; j += KEYS_AT_ONCE) {
+    touch_bytes(ahead.first + (size_t)j * ahead.bytes, KEYS_AT_ONCE * ahead.bytes);
     // The last key takes the place of those past the end, whose scores are masked afterwards.
     size_t at[KEYS_AT_ONCE];
     UNROLL
@@ -198,16 +211,18 @@ INLINE void score_rows(const float *queries, int32_t rows, const float *scales, 
   }
 }
 
+/** @param row_bytes of keys that stand as they are stored; 0: many rows share them, and nothing is fetched */
 INLINE void score_block(Block *b, const float *scales, const void *keys, int32_t is_half,
-                        int32_t count, int32_t from) {
+                        int32_t count, int32_t from, size_t row_bytes) {
   size_t width = b->key_stride;
+  Ahead ahead = {(const uint8_t *)b->ahead.keys + (size_t)from * row_bytes, row_bytes};
   int32_t r = 0;
-  for (; r + TRIPLE <= b->rows; r += TRIPLE)
+  for (; r + TRIPLE <= b->rows; r += TRIPLE, ahead.bytes = 0)
     score_rows(b->queries + (size_t)r * width, TRIPLE, scales + r, keys, is_half, count, width,
-               b->weights + r * TILE + from);
-  for (; r < b->rows; r++)
+               ahead, b->weights + r * TILE + from);
+  for (; r < b->rows; r++, ahead.bytes = 0)
     score_rows(b->queries + (size_t)r * width, 1, scales + r, keys, is_half, count, width,
-               b->weights + r * TILE + from);
+               ahead, b->weights + r * TILE + from);
 }
 
 static void score_float(Block *b, const Segment *s, const Page *page, int32_t slot,
@@ -215,18 +230,20 @@ static void score_float(Block *b, const Segment *s, const Page *page, int32_t sl
   size_t row = (size_t)(b->kv_head * s->page_length + slot);
   size_t width = (size_t)b->shape->key_dim;
   int32_t is_half = s->key_form == KEYS_F16;
+  size_t row_bytes = width * (is_half ? 2 : 4);
   float scales[ROWS];
   for (int32_t r = 0; r < b->rows; r++) scales[r] = s->scale[head_of(b, r)];
   if (read_in_place(b, is_half, b->shape->key_dim)) {
-    if (is_half) score_block(b, scales, (const uint16_t *)page->keys + row * width, 1, count, 0);
-    else score_block(b, scales, (const float *)page->keys + row * width, 0, count, 0);
+    const uint8_t *keys = (const uint8_t *)page->keys + row * row_bytes;
+    if (is_half) score_block(b, scales, keys, 1, count, 0, row_bytes);
+    else score_block(b, scales, keys, 0, count, 0, row_bytes);
     return;
   }
   for (int32_t j = 0; j < count; j += GROUP) {
     int32_t some = min_i32(GROUP, count - j);
     unpack_rows(page->keys, is_half, row + (size_t)j, (size_t)some, width, b->key_stride,
                 b->unpacked);
-    score_block(b, scales, b->unpacked, 0, some, j);
+    score_block(b, scales, b->unpacked, 0, some, j, 0);
   }
 }
 
@@ -238,14 +255,16 @@ static void score_codes(Block *b, const Segment *s, const Page *page, int32_t sl
   int32_t blocks = (count + BLOCK_KEYS - 1) / BLOCK_KEYS;
   float alphas[TILE], factors[ROWS];
   const int8_t *tables[ROWS];
-  for (int32_t j = 0; j < blocks * BLOCK_KEYS; j += WIDE)
+  for (int32_t j = 0; j < blocks * BLOCK_KEYS; j += WIDE) {
+    if (page->key_scales) touch_any((const uint8_t *)(b->ahead.key_scales + j));
     store_f32xw(alphas + j, page->key_scales ? load_half_w(page->key_scales + row + j) : splat_w(1));
+  }
   for (int32_t r = 0; r < b->rows; r++) {
     size_t query = query_row(b, r);
     tables[r] = (const int8_t *)s->query + query * groups * TABLE_BYTES;
     factors[r] = s->scale[head_of(b, r)] * s->query_scales[query];
   }
-  scan_codes(keys, blocks, s->words, tables, factors, b->rows, alphas, b->weights);
+  scan_codes(keys, b->ahead.keys, blocks, s->words, tables, factors, b->rows, alphas, b->weights);
 }
 
 typedef void (*Score)(Block *, const Segment *, const Page *, int32_t slot, int32_t count);
@@ -327,12 +346,13 @@ INLINE void weigh_sketch_words(Block *b, const Segment *s, const uint32_t *keys,
     if (low >= high) continue;
     int32_t head = head_of(b, r);
     const float *table = s->table + (size_t)head * table_stride(s);
-    const uint32_t *query = sketch_of_row(b, s, r, words);
+    const uint32_t *query = sketch_of_row(b, s, r, words), *ahead = b->ahead.keys;
     int32_t j = low;
     if (counts_bits_wide(words)) {
       // Sixteen of these take less time than sixteen look-ups.
       f32xw factor = splat_w(-2 * s->scale[head]);
       for (; j + WIDE <= high; j += WIDE) {
+        touch_bytes((const uint8_t *)(ahead + j * words), WIDE * (size_t)words * 4);
         i32xw bits = differing_bits_w(query, keys + (size_t)(j * words), words);
         store_f32xw(w + j, exp_w(to_f32w(bits) * factor));
       }
@@ -363,7 +383,7 @@ static void weigh_sketch(Block *b, const Segment *s, const Page *page, int32_t s
  * @param weights f32 [rows, TILE]; @param values [count, width], width a multiple of LANES
  */
 INLINE void add_values(const float *weights, int32_t rows, const void *values, int32_t is_half,
-                       int32_t count, size_t width, float *sums, size_t stride) {
+                       int32_t count, size_t width, Ahead ahead, float *sums, size_t stride) {
   for (size_t c = 0; c < width; c += VECTORS_AT_ONCE * WIDE) {
     size_t at[VECTORS_AT_ONCE];
     UNROLL
@@ -378,6 +398,7 @@ INLINE void add_values(const float *weights, int32_t rows, const void *values, i
     size_t row = 0;
     NO_UNROLL
     for (int32_t k = 0; k < count; k++, weight++, row += width) {
+      if (c == 0) touch_bytes(ahead.first + (size_t)k * ahead.bytes, ahead.bytes);
       f32xw x[VECTORS_AT_ONCE];
       UNROLL
       for (int32_t v = 0; v < VECTORS_AT_ONCE; v++)
@@ -398,33 +419,36 @@ INLINE void add_values(const float *weights, int32_t rows, const void *values, i
   }
 }
 
+/** @param row_bytes as in `score_block` */
 INLINE void add_block(Block *b, const void *values, int32_t is_half, int32_t count, size_t width,
-                      int32_t from) {
+                      int32_t from, size_t row_bytes) {
   size_t stride = b->sums_stride;
+  Ahead ahead = {(const uint8_t *)b->ahead.values + (size_t)from * row_bytes, row_bytes};
   int32_t r = 0;
-  for (; r + TRIPLE <= b->rows; r += TRIPLE)
+  for (; r + TRIPLE <= b->rows; r += TRIPLE, ahead.bytes = 0)
     add_values(b->weights + r * TILE + from, TRIPLE, values, is_half, count, width,
-               b->part.sums + (size_t)r * stride, stride);
-  for (; r < b->rows; r++)
+               ahead, b->part.sums + (size_t)r * stride, stride);
+  for (; r < b->rows; r++, ahead.bytes = 0)
     add_values(b->weights + r * TILE + from, 1, values, is_half, count, width,
-               b->part.sums + (size_t)r * stride, stride);
+               ahead, b->part.sums + (size_t)r * stride, stride);
 }
 
 static void accumulate_float(Block *b, const Segment *s, const Page *page, int32_t slot,
                              int32_t count) {
   size_t width = (size_t)b->shape->value_dim, padded = round_up(width, WIDE);
   int32_t is_half = s->value_form == VALUES_F16;
+  size_t row_bytes = width * (is_half ? 2 : 4);
   for (int32_t j = 0; j < count; j += GROUP) {
     int32_t some = min_i32(GROUP, count - j);
     size_t row = (size_t)(b->kv_head * s->page_length + slot + j);
     if (!read_in_place(b, is_half, b->shape->value_dim)) {
       unpack_rows(page->values, is_half, row, (size_t)some, width, padded, b->unpacked);
-      add_block(b, b->unpacked, 0, some, padded, j);
-    } else if (is_half) {
-      add_block(b, (const uint16_t *)page->values + row * width, 1, some, width, j);
-    } else {
-      add_block(b, (const float *)page->values + row * width, 0, some, width, j);
+      add_block(b, b->unpacked, 0, some, padded, j, 0);
+      continue;
     }
+    const uint8_t *values = (const uint8_t *)page->values + row * row_bytes;
+    if (is_half) add_block(b, values, 1, some, width, j, row_bytes);
+    else add_block(b, values, 0, some, width, j, row_bytes);
   }
 }
 
@@ -433,7 +457,8 @@ static void accumulate_affine(Block *b, const Segment *s, const Page *page, int3
   size_t row = (size_t)(b->kv_head * s->page_length + slot), dim = (size_t)b->shape->value_dim;
   int32_t bits = s->value_form - VALUES_AFFINE2 + 2;
   const uint8_t *codes = (const uint8_t *)page->values + row * (dim * (size_t)bits / 8);
-  AffineValues values = {codes, page->params + row * 2, dim, bits};
+  AffineValues values = {codes,           page->params + row * 2, dim, bits,
+                         b->ahead.values, b->ahead.params};
   // So small a share of what a split has so far, that all its positions together have at most `skip`.
   float share = s->skip / (float)(pages_per_split(s) * s->page_length);
   add_affine(b->weights, b->rows, &values, count, share, b->part.total, b->part.sums,
@@ -465,6 +490,17 @@ static void see(Block *b, const Segment *s) {
   }
 }
 
+/** Where a block finds its keys and values from a position on. */
+static Page tile_at(const Block *b, const Segment *s, int32_t position) {
+  static const uint8_t key_bits[] = {32, 16, 32, 4}, value_bits[] = {32, 16, 2, 3, 4};
+  const Page *page = s->pages + position / s->page_length;
+  size_t row = (size_t)(b->kv_head * s->page_length + position % s->page_length);
+  size_t width = (size_t)(s->words > 0 ? s->words : b->shape->key_dim) * key_bits[s->key_form];
+  size_t value_width = (size_t)b->shape->value_dim * value_bits[s->value_form];
+  return (Page){(const uint8_t *)page->keys + row * width / 8, page->key_scales + row,
+                (const uint8_t *)page->values + row * value_width / 8, page->params + 2 * row};
+}
+
 /** The softmax of a block over one split of a segment into b->part. */
 static void attend_split(Block *b, const Segment *s, int32_t split) {
   for (int32_t r = 0; r < b->rows; r++) b->part.max[r] = -__builtin_inff(), b->part.total[r] = 0;
@@ -485,6 +521,8 @@ static void attend_split(Block *b, const Segment *s, int32_t split) {
     int32_t from = slot / TILE * TILE, first = low - (slot - from);
     int32_t count = min_i32(end - from, high - first);
     const Page *page = s->pages + first / s->page_length;
+    int32_t next = first + (end - from);
+    b->ahead = tile_at(b, s, next < high ? next : first);
     if (s->table) {
       weigh_sketch(b, s, page, from, first, count);
     } else {
@@ -492,7 +530,7 @@ static void attend_split(Block *b, const Segment *s, int32_t split) {
       softmax_tile(b, first, count);
     }
     accumulate[s->value_form](b, s, page, from, count);
-    low = first + (end - from);
+    low = next;
   }
 }
 
@@ -656,6 +694,7 @@ void scores(const Segment *segment, const Shape *shape, float *out, float *scrat
       int32_t slot = first % segment->page_length;
       int32_t count = min_i32(min_i32(TILE, segment->page_length - slot), segment->length - first);
       const Page *page = segment->pages + first / segment->page_length;
+      b.ahead = tile_at(&b, segment, first + count < segment->length ? first + count : first);
       score[segment->key_form](&b, segment, page, slot, count);
       for (int32_t r = 0; r < b.rows; r++) {
         size_t row = (size_t)(head_of(&b, r) * shape->n + position_of(&b, r));

@@ -229,7 +229,7 @@ int32_t query_tables(const float *q, size_t n, size_t heads, size_t d, const flo
 enum { SCAN_ROWS = WIDE == 16 ? 3 : 2 };
 
 /** `rows` <= SCAN_ROWS rows share the loads of the codes. */
-INLINE void scan_blocks(const uint8_t *keys, int32_t blocks, int32_t groups,
+INLINE void scan_blocks(const uint8_t *keys, const uint8_t *ahead, int32_t blocks, int32_t groups,
                         const int8_t *const *tables, const float *factors, int32_t rows,
                         const float *alphas, float *out) {
   for (int32_t b = 0; b < blocks; b++, alphas += BLOCK_KEYS, out += BLOCK_KEYS) {
@@ -239,8 +239,9 @@ INLINE void scan_blocks(const uint8_t *keys, int32_t blocks, int32_t groups,
     int32_t g = 0;
     NO_UNROLL // see linear.c
     for (; g + GROUPS_AT_ONCE <= groups; g += GROUPS_AT_ONCE) {
+      touch_any(ahead);
       KeyCodes codes = load_codes(keys, GROUPS_AT_ONCE);
-      keys += GROUPS_AT_ONCE * GROUP_BYTES;
+      keys += GROUPS_AT_ONCE * GROUP_BYTES, ahead += GROUPS_AT_ONCE * GROUP_BYTES;
       UNROLL
       for (int32_t r = 0; r < rows; r++)
         add_entries(sums + r, codes, tables[r] + g * TABLE_BYTES, GROUPS_AT_ONCE);
@@ -248,7 +249,7 @@ INLINE void scan_blocks(const uint8_t *keys, int32_t blocks, int32_t groups,
     if (g < groups) {
       int32_t rest = groups - g;
       KeyCodes codes = load_codes(keys, rest);
-      keys += rest * GROUP_BYTES;
+      keys += rest * GROUP_BYTES, ahead += rest * GROUP_BYTES;
       UNROLL
       for (int32_t r = 0; r < rows; r++)
         add_entries(sums + r, codes, tables[r] + g * TABLE_BYTES, rest);
@@ -266,23 +267,26 @@ INLINE void scan_blocks(const uint8_t *keys, int32_t blocks, int32_t groups,
 
 /* Functions of their own: V8 allots registers badly in large ones. */
 
-__attribute__((noinline)) static void scan_row(const uint8_t *keys, int32_t blocks, int32_t groups,
-                                               const int8_t *const *tables, const float *factors,
-                                               const float *alphas, float *out) {
-  scan_blocks(keys, blocks, groups, tables, factors, 1, alphas, out);
+__attribute__((noinline)) static void scan_row(const uint8_t *keys, const uint8_t *ahead, int32_t blocks,
+                                               int32_t groups, const int8_t *const *tables,
+                                               const float *factors, const float *alphas,
+                                               float *out) {
+  scan_blocks(keys, ahead, blocks, groups, tables, factors, 1, alphas, out);
 }
 
-__attribute__((noinline)) static void scan_rows(const uint8_t *keys, int32_t blocks, int32_t groups,
-                                                const int8_t *const *tables, const float *factors,
-                                                const float *alphas, float *out) {
-  scan_blocks(keys, blocks, groups, tables, factors, SCAN_ROWS, alphas, out);
+__attribute__((noinline)) static void scan_rows(const uint8_t *keys, const uint8_t *ahead, int32_t blocks,
+                                                int32_t groups, const int8_t *const *tables,
+                                                const float *factors, const float *alphas,
+                                                float *out) {
+  scan_blocks(keys, ahead, blocks, groups, tables, factors, SCAN_ROWS, alphas, out);
 }
 
-static void scan_codes(const uint8_t *keys, int32_t blocks, int32_t groups, const int8_t *const *tables,
-                const float *factors, int32_t rows, const float *alphas, float *out) {
+static void scan_codes(const uint8_t *keys, const uint8_t *ahead, int32_t blocks, int32_t groups,
+                       const int8_t *const *tables, const float *factors, int32_t rows,
+                       const float *alphas, float *out) {
   int32_t r = 0;
   for (; r + SCAN_ROWS <= rows; r += SCAN_ROWS)
-    scan_rows(keys, blocks, groups, tables + r, factors + r, alphas, out + r * TILE);
+    scan_rows(keys, ahead, blocks, groups, tables + r, factors + r, alphas, out + r * TILE);
   for (; r < rows; r++)
-    scan_row(keys, blocks, groups, tables + r, factors + r, alphas, out + r * TILE);
+    scan_row(keys, ahead, blocks, groups, tables + r, factors + r, alphas, out + r * TILE);
 }

@@ -18,22 +18,22 @@ enum { F32, F16, BF16, Q8_0, Q4_0, Q4_1, Q5_0, Q5_1, Q4_K, Q5_K, Q6_K };
 
 /**
  * e^x, relative error below 4e-7; 0 below -87, and as if x were 88.3 above it.
- * x = n ln 2 + r, |r| <= ln(2) / 2; e^r by its Taylor polynomial; 2^n by its exponent bits.
+ * x = n ln 2 + r, |r| <= ln(2) / 2; e^r by the polynomial of least relative error, 1.1e-7, that starts
+ * with 1 + r; n is added to its exponent.
  */
 INLINE f32xw exp_w(f32xw x) {
   f32xw clamped = min_w(splat_w(88.3f), x);
   f32xw shifted = madd_w(clamped, splat_w(1.44269504f), splat_w(ROUNDER));
   f32xw n = shifted - splat_w(ROUNDER);
-  f32xw r = clamped - n * splat_w(0.693359375f) + n * splat_w(2.12194440e-4f);
-  f32xw p = splat_w(1.0f / 720);
-  p = madd_w(p, r, splat_w(1.0f / 120));
-  p = madd_w(p, r, splat_w(1.0f / 24));
-  p = madd_w(p, r, splat_w(1.0f / 6));
-  p = madd_w(p, r, splat_w(0.5f));
+  f32xw r = madd_w(n, splat_w(2.12194440e-4f), madd_w(n, splat_w(-0.693359375f), clamped));
+  f32xw p = splat_w(8.312501e-3f);
+  p = madd_w(p, r, splat_w(4.189033e-2f));
+  p = madd_w(p, r, splat_w(0.16667116f));
+  p = madd_w(p, r, splat_w(0.4999923f));
   p = madd_w(p, r, splat_w(1.0f));
   p = madd_w(p, r, splat_w(1.0f));
-  f32xw power = (f32xw)(((i32xw)shifted << 23) + (127 << 23));
-  return select_w(above_w(splat_w(-87.0f), x), splat_w(0.0f), p * power);
+  f32xw scaled = (f32xw)((i32xw)p + ((i32xw)shifted << 23));
+  return select_w(above_w(splat_w(-87.0f), x), splat_w(0.0f), scaled);
 }
 
 INLINE float exp_f32(float x) { return exp_w(splat_w(x))[0]; }

@@ -1,14 +1,16 @@
 /*
- * out = x weight^T. All parts of a call form one loop for the pool; a task is a run of rows of one
- * part. Every output is summed in the same order whatever n, the tasks and the threads are.
+ * out = x weight^T. The rows of all parts of a call are shared out among the threads. Every output is
+ * summed in the same order whatever n, the parts and the threads are.
  */
+#include <stdatomic.h>
+
 #include "dot.h"
 #include "pool.h"
 
 enum {
   PACKED = VECTORS * WIDE, /* rows that share the loads of a code of x */
   FLOAT_ROWS = 4,          /* the same of weights that are floats */
-  TASK_BYTES = 1 << 15, /* weights per task: large beside the cost of taking one, small beside L2 */
+  TAKEN_BYTES = 1 << 14, /* weights that a thread takes at a time: many beside the cost of that */
 };
 
 typedef struct {
@@ -30,13 +32,21 @@ typedef struct {
   int32_t *code_sums; /* of each half of a unit; [groups, columns / block, group, 2 block / UNIT] */
 } Input8;
 
+/** Rows that one thread begins with. */
+typedef struct {
+  _Alignas(64) _Atomic int32_t next; /* step that nobody has taken */
+} Range;
+
 typedef struct {
   const float *x; /* f32 [n, columns] */
   float *halves;  /* x rounded to f16's precision, for f16 weights */
   size_t n, columns;
   const LinearPart *parts;
   int32_t n_parts;
-  int32_t rows_per_task;
+  int32_t steps; /* of PACKED rows, in all parts */
+  int32_t taken; /* steps at a time */
+  int32_t threads;
+  Range *ranges; /* [threads], of steps */
   Input8 units;    /* for formats with blocks of 32 */
   Input8 supers;   /* for formats with blocks of 256 */
   uint8_t *packed; /* [threads, packed_bytes] */
@@ -62,8 +72,8 @@ static size_t packed_bytes(size_t n, size_t columns) {
 /** Bytes that `linear` needs beside its operands. */
 EXPORT(linear_scratch_bytes)
 size_t linear_scratch_bytes(size_t n, size_t columns, size_t threads) {
-  return 2 * quantized_bytes(n, columns) + threads * packed_bytes(n, columns) +
-         n * columns * sizeof(float);
+  return threads * sizeof(Range) + 2 * quantized_bytes(n, columns) +
+         threads * packed_bytes(n, columns) + n * columns * sizeof(float);
 }
 
 static void round_input(const float *x, size_t count, float *out) {
@@ -214,6 +224,17 @@ INLINE i32xw dot_group(int32_t dtype, const uint8_t *block, size_t stride, size_
   return total;
 }
 
+/** Rows of a part that a thread takes at once. */
+typedef struct {
+  int32_t start, end;
+  int32_t range_end; /* of the rows of this part that the thread will come to if nobody helps it */
+  int32_t follows;   /* whether it has just done the rows before them */
+} Run;
+
+INLINE const uint8_t *row_at(const LinearPart *part, int32_t row, size_t row_bytes) {
+  return (const uint8_t *)part->weight + (size_t)row * row_bytes;
+}
+
 /** WIDE rows that stand `stride` bytes apart, of which `count` after `skip` are wanted. */
 typedef struct {
   const uint8_t *row;
@@ -226,11 +247,10 @@ typedef struct {
  * along; a part of fewer rows than that gives them one by one.
  */
 INLINE Rows rows_from(const LinearPart *part, int32_t first, int32_t end, size_t row_bytes) {
-  const uint8_t *weight = part->weight;
-  if (part->rows < WIDE) return (Rows){weight + (size_t)first * row_bytes, 0, 0, 1};
+  if (part->rows < WIDE) return (Rows){row_at(part, first, row_bytes), 0, 0, 1};
   int32_t at = first + WIDE <= part->rows ? first : part->rows - WIDE;
   int32_t count = end - first < WIDE ? end - first : WIDE;
-  return (Rows){weight + (size_t)at * row_bytes, row_bytes, first - at, count};
+  return (Rows){row_at(part, at, row_bytes), row_bytes, first - at, count};
 }
 
 INLINE void store_rows_of(const Rows *rows, f32xw sums, float *out) {
@@ -247,22 +267,22 @@ INLINE void store_rows_of(const Rows *rows, f32xw sums, float *out) {
  * Rows read side by side look like no stream to the hardware's prefetcher, which halves the speed
  * of memory or worse. So the loop also touches the next tile's cache lines, in order.
  */
-INLINE void tile_rows(const Linear *l, const LinearPart *part, int32_t first, int32_t end,
+INLINE void tile_rows(const Linear *l, const LinearPart *part, int32_t first, Run run,
                       int32_t dtype) {
   const Input8 *q = quantized_for(l, dtype);
   size_t bytes = block_bytes(dtype), length = block_length(dtype), blocks = l->columns / length;
   size_t groups = length / UNIT / group_units(dtype);
-  Rows rows = rows_from(part, first, end, blocks * bytes);
+  Rows rows = rows_from(part, first, run.end, blocks * bytes);
   const uint8_t *block = rows.row;
   size_t stride = rows.stride;
   const Code *codes = q->codes;
   const int32_t *code_sums = q->code_sums;
   const float *x_sums = q->sums;
-  // In every pass a few lines: many at once wait for each other. After the last whole tile there is
-  // nothing to touch: then some of x, again and again.
+  // In every pass a few lines: many at once wait for each other. None past the range's end: those are
+  // another thread's.
   size_t touched = WIDE * bytes / groups;
-  int32_t is_next = first + 2 * WIDE <= part->rows;
-  const uint8_t *next = is_next ? block + WIDE * stride + TOUCH_AHEAD : (const uint8_t *)codes;
+  const uint8_t *next = block + WIDE * stride + TOUCH_AHEAD;
+  const uint8_t *last = row_at(part, run.range_end, blocks * bytes);
   f32xw sums = splat_w(0);
   for (size_t b = 0; b < blocks; b++) {
     Header h = read_header(dtype, block, stride);
@@ -277,9 +297,10 @@ INLINE void tile_rows(const Linear *l, const LinearPart *part, int32_t first, in
     for (size_t g = 0; g < groups; g++) {
       exact += dot_group(dtype, block, stride, g, codes, code_sums, scales + g * group_units(dtype));
       codes += group_units(dtype) * UNIT, code_sums += group_units(dtype) * 2;
-      UNROLL
-      for (size_t line = 0; line < touched; line += 64) touch(next + line);
-      next += is_next ? touched : 0;
+      if (next + touched <= last)
+        UNROLL
+        for (size_t line = 0; line < touched; line += 64) touch(next + line);
+      next += touched;
     }
     sums = madd_w(to_f32w(exact), h.scale * splat_w(q->scales[b]), sums);
     x_sums += length / UNIT;
@@ -433,9 +454,9 @@ INLINE void multiply_packed(const Linear *l, const LinearPart *part, int32_t fir
   }
 }
 
-/** Rows start to end of a format with blocks. */
-INLINE void block_rows(const Linear *l, const LinearPart *part, int32_t start, int32_t end,
-                       int32_t worker, int32_t dtype) {
+/** Rows of a format with blocks. */
+INLINE void block_rows(const Linear *l, const LinearPart *part, Run run, int32_t worker,
+                       int32_t dtype) {
   int32_t step = part->rows < WIDE ? 1 : l->n == 1 ? WIDE : PACKED;
   size_t row_bytes = l->columns / block_length(dtype) * block_bytes(dtype);
   PackedRows packed;
@@ -443,16 +464,22 @@ INLINE void block_rows(const Linear *l, const LinearPart *part, int32_t start, i
   packed.scales = (float *)(packed.codes + l->columns * PACKED);
   packed.minima = packed.scales + l->columns / UNIT * PACKED;
   packed.factors = (int32_t *)(packed.minima + l->columns / UNIT * PACKED);
-  for (int32_t first = start; first < end; first += step) {
+  if (l->n == 1 && !run.follows) {
+    const uint8_t *row = row_at(part, run.start, row_bytes);
+    const uint8_t *last = row_at(part, run.range_end, row_bytes);
+    size_t ahead = WIDE * row_bytes + TOUCH_AHEAD;
+    for (size_t at = 0; at < ahead && row + at < last; at += 64) touch(row + at);
+  }
+  for (int32_t first = run.start; first < run.end; first += step) {
     if (l->n == 1) {
-      tile_rows(l, part, first, end, dtype);
+      tile_rows(l, part, first, run, dtype);
       continue;
     }
     Rows rows[VECTORS];
     UNROLL
     for (int32_t v = 0; v < VECTORS; v++) {
-      rows[v] = rows_from(part, first + v * WIDE, end, row_bytes);
-      if (v > 0 && (step == 1 || first + v * WIDE >= end)) rows[v] = rows[0], rows[v].count = 0;
+      rows[v] = rows_from(part, first + v * WIDE, run.end, row_bytes);
+      if (v > 0 && (step == 1 || first + v * WIDE >= run.end)) rows[v] = rows[0], rows[v].count = 0;
       pack_rows(l, rows[v], (size_t)v, dtype, &packed);
     }
     multiply_packed(l, part, first, rows, dtype, &packed);
@@ -463,12 +490,11 @@ INLINE void block_rows(const Linear *l, const LinearPart *part, int32_t start, i
  * A function for each format, in which its number is a constant. They are kept apart: V8 allots
  * registers badly in one function that holds them all.
  */
-typedef void BlockTask(const Linear *l, const LinearPart *part, int32_t start, int32_t end,
-                       int32_t worker);
+typedef void BlockTask(const Linear *l, const LinearPart *part, Run run, int32_t worker);
 #define DEFINE_BLOCK_TASK(dtype)                                                                   \
   __attribute__((noinline)) static void rows_of_##dtype(                                           \
-      const Linear *l, const LinearPart *part, int32_t start, int32_t end, int32_t worker) {       \
-    block_rows(l, part, start, end, worker, dtype);                                                \
+      const Linear *l, const LinearPart *part, Run run, int32_t worker) {                          \
+    block_rows(l, part, run, worker, dtype);                                                       \
   }
 DEFINE_BLOCK_TASK(Q8_0)
 DEFINE_BLOCK_TASK(Q4_0)
@@ -533,22 +559,52 @@ static void float_rows(const Linear *l, const LinearPart *part, int32_t first, i
   }
 }
 
-static int32_t tasks_of(const Linear *l, const LinearPart *part) {
-  return (part->rows + l->rows_per_task - 1) / l->rows_per_task;
-}
+static int32_t steps_of(const LinearPart *part) { return (part->rows + PACKED - 1) / PACKED; }
 
-static void linear_task(void *context, int32_t task, int32_t worker) {
-  const Linear *l = context;
-  const LinearPart *part = l->parts;
-  for (; task >= tasks_of(l, part); part++) task -= tasks_of(l, part);
-  int32_t start = task * l->rows_per_task, end = start + l->rows_per_task;
-  if (end > part->rows) end = part->rows;
+static void some_rows(const Linear *l, const LinearPart *part, Run run, int32_t worker) {
   if (has_blocks(part->dtype)) {
-    block_tasks[part->dtype](l, part, start, end, worker);
+    block_tasks[part->dtype](l, part, run, worker);
     return;
   }
-  for (int32_t row = start; row < end; row += FLOAT_ROWS)
-    float_rows(l, part, row, end - row < FLOAT_ROWS ? end - row : FLOAT_ROWS);
+  for (int32_t row = run.start; row < run.end; row += FLOAT_ROWS)
+    float_rows(l, part, row, run.end - row < FLOAT_ROWS ? run.end - row : FLOAT_ROWS);
+}
+
+INLINE int32_t min_of(int32_t a, int32_t b) { return a < b ? a : b; }
+
+static int32_t range_start(const Linear *l, int32_t range) {
+  return (int32_t)((int64_t)l->steps * range / l->threads);
+}
+
+/** Steps `from` to `to`, which belong to a range that ends at step `end`. */
+static void some_steps(const Linear *l, int32_t from, int32_t to, int32_t end, int follows,
+                       int32_t worker) {
+  for (const LinearPart *part = l->parts; part < l->parts + l->n_parts && to > 0; part++) {
+    int32_t steps = steps_of(part);
+    if (from < steps) {
+      Run run = {(from > 0 ? from : 0) * PACKED, min_of(to * PACKED, part->rows),
+                 min_of(end * PACKED, part->rows), follows && from > 0};
+      some_rows(l, part, run, worker);
+    }
+    from -= steps, to -= steps, end -= steps;
+  }
+}
+
+/**
+ * A range of all rows, and what is left of the others: each thread stays in rows that follow each
+ * other as long as it can, since what it has fetched ahead is in no other thread's cache.
+ */
+static void linear_task(void *context, int32_t task, int32_t worker) {
+  const Linear *l = context;
+  for (int32_t i = 0; i < l->threads; i++) {
+    int32_t range = (task + i) % l->threads, end = range_start(l, range + 1), before = -1;
+    for (;;) {
+      int32_t from = atomic_fetch_add(&l->ranges[range].next, l->taken);
+      if (from >= end) break;
+      some_steps(l, from, min_of(from + l->taken, end), end, from == before, worker);
+      before = from + l->taken;
+    }
+  }
 }
 
 /** Lays out a Input8 in `memory`. */
@@ -564,13 +620,16 @@ int32_t linear(const float *x, size_t n, size_t columns, const LinearPart *parts
                void *scratch) {
   if (!is_finite(x, n * columns)) return NOT_FINITE;
   Linear l = {.x = x, .n = n, .columns = columns, .parts = parts, .n_parts = n_parts};
-  uint8_t *memory = scratch;
+  l.threads = pool_threads();
+  l.ranges = scratch;
+  uint8_t *memory = (uint8_t *)(l.ranges + l.threads);
   l.packed = memory + 2 * quantized_bytes(n, columns);
   // Before the packed rows, whose number goes with the threads.
   l.halves = (float *)l.packed;
   l.packed += n * columns * sizeof(float);
-  int32_t in_units = 0, in_supers = 0, halved = 0, tasks = 0;
+  int32_t in_units = 0, in_supers = 0, halved = 0;
   for (int32_t p = 0; p < n_parts; p++) {
+    l.steps += steps_of(parts + p);
     in_units |= has_blocks(parts[p].dtype) && !has_units(parts[p].dtype);
     in_supers |= has_units(parts[p].dtype);
     halved |= parts[p].dtype == F16;
@@ -581,8 +640,8 @@ int32_t linear(const float *x, size_t n, size_t columns, const LinearPart *parts
     parallel_for(n == 1 ? 1 : (int32_t)(padded_tokens(n) / TILE_TOKENS), quantize_task, &l);
   if (halved) round_input(x, n * columns, l.halves);
   size_t work_per_row = columns * (n < 16 ? n : 16) + 1;
-  l.rows_per_task = (int32_t)((TASK_BYTES / work_per_row + PACKED) / PACKED * PACKED);
-  for (int32_t p = 0; p < n_parts; p++) tasks += tasks_of(&l, parts + p);
-  parallel_for(tasks, linear_task, &l);
+  l.taken = (int32_t)(TAKEN_BYTES / work_per_row / PACKED + 1);
+  for (int32_t r = 0; r < l.threads; r++) l.ranges[r].next = range_start(&l, r);
+  parallel_for(l.threads, linear_task, &l);
   return pool_failed() ? WORKER_DIED : OK;
 }

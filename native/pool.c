@@ -43,7 +43,7 @@ typedef struct Pool Pool;
 #ifdef __wasm__
 enum { SPINS = 4000 };
 #else
-enum { SPINS = 1000 };
+enum { SPINS = 4000 };
 #endif
 
 #if defined __wasm_atomics__
@@ -140,6 +140,8 @@ void parallel_for(int32_t count, Task task, void *context) {
     else if (unfinished != 0 && !pool->failed) wait_while(pool, &pool->unfinished, unfinished);
   }
 }
+
+int32_t pool_threads(void) { return current_pool()->workers + 1; }
 
 int32_t pool_failed(void) { return current_pool()->failed; }
 

@@ -9,6 +9,9 @@ typedef void (*Task)(void *context, int32_t task, int32_t worker);
 /** Runs tasks 0 .. count - 1 in any order on all threads and returns when all are done. */
 void parallel_for(int32_t count, Task task, void *context);
 
+/** Threads that run tasks, the caller's included. */
+int32_t pool_threads(void);
+
 /** Whether a thread has died; results since then are not to be trusted. */
 int32_t pool_failed(void);
 

@@ -61,9 +61,11 @@ INLINE i32xw differing_bits_w(const uint32_t *query, const uint32_t *keys, int32
   return (void)query, (void)keys, (void)words, splat_i32w(0);
 }
 
-/** Whether products of bytes are added four at a time: with AVX-512 alone, and so are these. */
+/** Whether attention adds products of bytes four at a time: with AVX-512 alone, and so are these. */
 enum { ADDS_FOURS = 0 };
+#ifndef __ARM_FEATURE_DOTPROD
 INLINE i32xw dot_fours_w(i32xw c, i16xw a, i16xw b) { return (void)a, (void)b, c; }
+#endif
 INLINE void store_bytes_w(uint8_t *p, i32xw a, i32xw b) { (void)p, (void)a, (void)b; }
 /**
  * WIDE words of a byte each of four rows `stride` bytes apart, a word's four bytes side by side; those
@@ -85,4 +87,11 @@ INLINE void touch(const uint8_t *p) { __builtin_prefetch(p, 0, 2); }
 #else
 enum { TOUCH_AHEAD = 0 };
 INLINE void touch(const uint8_t *p) { (void)*(const volatile uint8_t *)p; }
+#endif
+
+/** The same of a line that need not be there; nothing where only a load would do it. */
+#ifdef __wasm__
+INLINE void touch_any(const uint8_t *p) { (void)p; }
+#else
+INLINE void touch_any(const uint8_t *p) { __builtin_prefetch(p, 0, 2); }
 #endif

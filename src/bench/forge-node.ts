@@ -186,7 +186,10 @@ function vector(name: string, values: Float32Array): TensorToWrite {
 const pieceOfPlainTypes = dtypeBlocks.q8_0.elements;
 const chunkElements = 1 << 20;
 
-/** Layers whose values and second feed-forward matrices have more bits, from llama.cpp's `use_more_bits`. */
+/**
+ * Layers whose values and second feed-forward matrices have more bits: `use_more_bits` in llama.cpp's
+ * src/llama-quant.cpp. A model of 70 billion parameters would have Q5_K for the values of the others.
+ */
 function hasMoreBits(layer: number, nLayers: number): boolean {
   const eighth = Math.floor(nLayers / 8);
   const isOuter = layer < eighth || layer >= Math.floor((7 * nLayers) / 8);

@@ -92,29 +92,33 @@ export class ExactPositions {
 
   /** @param maxDistance of those in pages; sinks are seen from everywhere */
   segments(query: Tensor, scale: Tensor, end: number, maxDistance: number): Segment[] {
-    const common = { keyForm: 'f16', valueForm: 'f16', query, scale, minDistance: 0 } as const;
     const segments: Segment[] = [];
-    if (this.sinks) {
+    const add = (
+      { pages, pageLength }: { pages: readonly Page[]; pageLength: number },
+      first: number,
+      length: number,
+      maxDistance: number,
+    ) =>
+      // Written out, as V8 makes slow objects of spread ones; a token has dozens of them.
       segments.push({
-        ...common,
-        pages: [this.sinks],
-        pageLength: this.law.sinks,
-        first: 0,
-        length: Math.min(this.law.sinks, end),
-        maxDistance: Infinity,
-      });
-    }
-    const { pages, pageLength, first } = this.held;
-    if (maxDistance >= 0 && pages.length > 0) {
-      segments.push({
-        ...common,
+        keyForm: 'f16',
+        valueForm: 'f16',
+        query,
         pages,
         pageLength,
-        first: this.law.sinks + first,
-        length: this.law.paged(end) - first,
+        first,
+        length,
+        minDistance: 0,
         maxDistance,
+        scale,
       });
+    const { law, held } = this;
+    if (this.sinks) {
+      const sinks = { pages: [this.sinks], pageLength: law.sinks };
+      add(sinks, 0, Math.min(law.sinks, end), Infinity);
     }
+    if (maxDistance >= 0 && held.pages.length > 0)
+      add(held, law.sinks + held.first, law.paged(end) - held.first, maxDistance);
     return segments;
   }
 

@@ -1,5 +1,5 @@
 import type { Kernels, Tensor } from '../kernels/kernels.ts';
-import { bytesOf, reshape, rows } from '../kernels/tensor.ts';
+import { reshape } from '../kernels/tensor.ts';
 import type { LayerShape } from './cache.ts';
 import type { Means, Rows } from './windowed-method.ts';
 
@@ -11,12 +11,20 @@ export function meansLayout({ nKvHeads, headDimK, headDimV }: LayerShape) {
 
 /** The means of one layer's keys and values, ready for use: what is added is negative. */
 export class LayerMeans {
+  /** the KV head of each query head */
+  private readonly kvHeads: Int32Array;
+
   /** @param tensors of `meansLayout`: negative means of keys, of values, and means of values */
   constructor(
     private readonly kernels: Kernels,
     private readonly shape: LayerShape,
     private readonly tensors: readonly Tensor[],
-  ) {}
+  ) {
+    const { nHeads, nKvHeads } = shape;
+    this.kvHeads = Int32Array.from({ length: nHeads }, (_, head) =>
+      Math.floor((head * nKvHeads) / nHeads),
+    );
+  }
 
   set(means: Means): void {
     const negative = (numbers: Float32Array) => numbers.map((x) => -x);
@@ -37,12 +45,8 @@ export class LayerMeans {
    * @param bias room for f32 [nHeads, headDimV]
    */
   restore(out: Tensor, bias: Tensor): void {
-    const { nHeads, nKvHeads, headDimV } = this.shape;
-    const heads = reshape(this.tensors[2], [nKvHeads, headDimV]);
-    for (let head = 0; head < nHeads; head++) {
-      const mean = rows(heads, Math.floor((head * nKvHeads) / nHeads), 1);
-      this.kernels.copy(bytesOf(mean), bytesOf(rows(bias, head, 1)));
-    }
+    const { nKvHeads, headDimV } = this.shape;
+    this.kernels.embed(reshape(this.tensors[2], [nKvHeads, headDimV]), this.kvHeads, bias);
     this.kernels.addBias(reshape(out, [out.shape[0], -1]), reshape(bias, [-1]));
   }
 }

@@ -154,8 +154,13 @@ export class WindowedLayer {
     const scale = method.scales[this.index];
     const segments: Segment[] = this.exact.segments(query, scale, end, exactDistance);
     if (exactDistance < Infinity) {
+      const { keyForm, valueForm, query: coded, queryScales, skip } = this.codec.read(query);
       segments.push({
-        ...this.codec.read(query),
+        keyForm,
+        valueForm,
+        query: coded,
+        queryScales,
+        skip,
         pages: this.coded.pages,
         pageLength: this.coded.pageLength,
         first: this.law.sinks,
@@ -165,7 +170,9 @@ export class WindowedLayer {
         scale,
       });
     }
-    kernels.attend(segments, { ...this.shape, n, start: start + from }, target);
+    const { nHeads, nKvHeads, headDimK, headDimV } = this.shape;
+    const shape = { n, start: start + from, nHeads, nKvHeads, headDimK, headDimV };
+    kernels.attend(segments, shape, target);
     if (this.learned) this.means.restore(target, step.bias(this.shape));
   }
 

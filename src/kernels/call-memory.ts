@@ -38,6 +38,11 @@ export class StructWriter {
     this.words[this.next++] = value;
   }
 
+  wordsOf(values: Int32Array): void {
+    this.words.set(values, this.next);
+    this.next += values.length;
+  }
+
   float(value: number): void {
     this.floats[this.next++] = value;
   }

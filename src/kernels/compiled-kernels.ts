@@ -107,7 +107,7 @@ export class CompiledKernels implements Kernels {
   embed(table: Tensor, ids: Int32Array, out: Tensor): void {
     check.embed(table, ids, out);
     const list = this.structWriter(ids.length);
-    for (const id of ids) list.word(id);
+    list.wordsOf(ids);
     const [tableAt, outAt] = [this.at(table), this.at(out)];
     const columns = table.shape[1];
     this.c.embed(tableAt, dtypeCodes[table.dtype], columns, list.start, ids.length, outAt);

@@ -99,7 +99,7 @@ export interface Segment {
    * f32 [H, n], factors of the raw scores: for `codes` what `queryTables` wrote, for `sketch` what the
    * caller likes (none: 1)
    */
-  readonly queryScales?: Tensor;
+  readonly queryScales?: Tensor | undefined;
   readonly pages: readonly Page[];
   /** P; slot s of page p holds position first + p P + s */
   readonly pageLength: number;
@@ -114,7 +114,7 @@ export interface Segment {
    * the values they belong to, the smallest ones; the rest is renormalised. With S of this segment's
    * weights left out the output errs by at most 2 S max|v|.
    */
-  readonly skip?: number;
+  readonly skip?: number | undefined;
 }
 
 /** The queries of one `attend`: positions start .. start + n - 1. */

@@ -40,7 +40,7 @@ export function reshape(t: Tensor, wanted: readonly number[]): Tensor {
     'shape',
     () => `cannot see [${t.shape.join(', ')}] as [${shape.join(', ')}]: the sizes differ.`,
   );
-  return { ...t, shape };
+  return { dtype: t.dtype, shape, buffer: t.buffer, offset: t.offset };
 }
 
 /** The host view that `Kernels.view` promises for a dtype, over `bytes` of an array buffer. */
