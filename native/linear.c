@@ -561,6 +561,7 @@ static void float_rows(const Linear *l, const LinearPart *part, int32_t first, i
 
 static int32_t steps_of(const LinearPart *part) { return (part->rows + PACKED - 1) / PACKED; }
 
+/** Rows of any type of weights. */
 static void some_rows(const Linear *l, const LinearPart *part, Run run, int32_t worker) {
   if (has_blocks(part->dtype)) {
     block_tasks[part->dtype](l, part, run, worker);
