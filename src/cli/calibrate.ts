@@ -1,11 +1,15 @@
 import { readFileSync } from 'node:fs';
 import { basename, join } from 'node:path';
 import { InvalidArgumentError, type Command } from 'commander';
-import type { Adapter } from '../cache/adapter.ts';
-import { KvError } from '../errors/errors.ts';
+import { fittedTemperatures, type Adapter } from '../cache/adapter.ts';
+import type { Finetuned } from '../cache/finetuned.ts';
+import { ensure, KvError } from '../errors/errors.ts';
 import { writeFileAtomically } from '../format/file-node.ts';
 import { adapterBytes } from '../model/adapter-file.ts';
+import type { Model } from '../model/model.ts';
 import { calibrate } from '../train/calibrate.ts';
+import type { OnProgress } from '../train/layer-walk.ts';
+import { fitRidge } from '../train/ridge.ts';
 import { collectStatistics } from '../train/statistics.ts';
 import {
   addModelFlags,
@@ -21,6 +25,7 @@ interface CalibrateFlags extends ModelFlags {
   readonly text: string;
   readonly bits: number[];
   readonly seed: number;
+  readonly ridge?: number;
   readonly out?: string;
   readonly json?: boolean;
 }
@@ -30,6 +35,11 @@ export function define(command: Command): void {
     .option('--text <file>', 'text to fit on', join(packageRoot(), 'models', 'fit-text.txt'))
     .option('--bits <list>', 'sketch widths, separated by commas', widths, [64, 128, 256])
     .option('--seed <n>', 'seed of the sketches', wholeNumber(0, 65535), 0)
+    .option(
+      '--ridge <bits>',
+      'also correct the attention of h1b at this width',
+      wholeNumber(32, 1024),
+    )
     .option('--out <file>', 'adapter file (default: beside the model, where it is found again)')
     .option('--json', 'print one JSON document on standard output')
     .addHelpText('after', '\nExample:\n  h1bkv calibrate --model model.gguf --bits 256')
@@ -49,6 +59,12 @@ const statisticsTokens = 65_536;
 const temperatureCharacters = 8000;
 
 async function run(flags: CalibrateFlags): Promise<void> {
+  const { bits, ridge } = flags;
+  ensure(
+    ridge === undefined || bits.includes(ridge),
+    'usage',
+    () => `calibrate: --ridge ${ridge}; it must be one of --bits, ${bits.join(',')}. Add it there.`,
+  );
   const text = readText(flags.text);
   const out = flags.out ?? besideModel('calibrate', flags.model);
   const model = await loadFromFlags(flags, { adapter: false });
@@ -72,7 +88,11 @@ async function run(flags: CalibrateFlags): Promise<void> {
     const ids = model.tokenizer.encode(text).subarray(0, statisticsTokens);
     const statistics = await collectStatistics(model, ids, { onProgress: byLayer(collecting) });
     collecting.done();
-    const adapter = { ...temperatures, statistics };
+    const fitted: Adapter = { ...temperatures, statistics };
+    const correcting = progressLine('correcting');
+    const finetuned = await corrections(model, ids, fitted, flags, byLayer(correcting));
+    correcting.done();
+    const adapter = finetuned.length > 0 ? { ...fitted, finetuned } : fitted;
     const bytes = adapterBytes(adapter);
     await writeFileAtomically(out, (sink) => sink.write(bytes));
     if (flags.json) console.log(JSON.stringify(report(out, bytes.length, adapter), null, 2));
@@ -80,6 +100,24 @@ async function run(flags: CalibrateFlags): Promise<void> {
   } finally {
     model.dispose();
   }
+}
+
+/** Tokens for these: what they fit has few numbers, and sees every query of a KV head. */
+const ridgeTokens = 16_384;
+
+/** The correction of the attention of `h1b` at one width, if it is asked for. */
+async function corrections(
+  model: Model,
+  ids: Int32Array,
+  adapter: Adapter,
+  { ridge, seed }: CalibrateFlags,
+  onProgress: OnProgress,
+): Promise<Finetuned[]> {
+  const temperatures = ridge && fittedTemperatures(adapter, ridge, 'norm', model.layers);
+  if (!temperatures) return [];
+  const start = { bits: ridge, seed, temperatures, byNorm: true };
+  const some = ids.subarray(0, ridgeTokens);
+  return [await fitRidge(model, some, 'ridge', start, { onProgress })];
 }
 
 /** What is said of an adapter on standard output; its matrices are only in the file. */
