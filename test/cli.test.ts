@@ -257,7 +257,7 @@ describe.skipIf(!isBuilt)('h1bkv', () => {
     const text = join(folder, 'fit.txt');
     writeFileSync(text, 'the cat sat on the mat and the rat sat on the hat; '.repeat(5));
     const args = ['calibrate', '--model', model, '--text', text, '--bits', '32', '--json'];
-    const { code, out } = run(args);
+    const { code, out } = run([...args, '--ridge', '32']);
     expect(code).toBe(0);
     const written = readFileSync(join(folder, 'tiny.adapter.safetensors'));
     const { hash } = JSON.parse(run(['info', model, '--json']).out) as { hash: string };
@@ -278,6 +278,9 @@ describe.skipIf(!isBuilt)('h1bkv', () => {
     expect(temperatures[0].bits).toBe(32);
     const report = run(generateArgs('--cache', 'h1b:b=32', '--max-tokens', '2', '--json')).out;
     expect(JSON.parse(report)).toMatchObject({ cache: { spec: 'h1b:b=32,seed=0,t=head' } });
+    const corrected = generateArgs('--cache', 'h1b:tuned=ridge', '--max-tokens', '2', '--json');
+    const spec = 'h1b:b=32,seed=0,tuned=ridge';
+    expect(JSON.parse(run(corrected).out)).toMatchObject({ cache: { spec } });
   });
 
   test('calibrate keeps what finetuning left in the file it writes over, of this model', async () => {
@@ -463,6 +466,10 @@ describe.skipIf(!isBuilt)('h1bkv', () => {
       [
         generateArgs('--adapter', 'none', '--cache', 'h1b:tuned=x'),
         /this model has no adapter\. Run h1bkv finetune --name x/,
+      ],
+      [
+        ['calibrate', '--model', model, '--bits', '32,64', '--ridge', '128'],
+        /--ridge 128; it must be one of --bits, 32,64/,
       ],
     ])('%j', (args, message) => {
       const { code, out, err } = run(args);

@@ -1,13 +1,15 @@
 import { existsSync, readFileSync } from 'node:fs';
 import { basename, join } from 'node:path';
 import { InvalidArgumentError, type Command } from 'commander';
-import type { Adapter } from '../cache/adapter.ts';
+import { fittedTemperatures, type Adapter } from '../cache/adapter.ts';
 import type { Finetuned } from '../cache/finetuned.ts';
-import { KvError } from '../errors/errors.ts';
+import { ensure, KvError } from '../errors/errors.ts';
 import { writeFileAtomically } from '../format/file-node.ts';
 import { adapterBytes, readAdapter } from '../model/adapter-file.ts';
 import type { Model } from '../model/model.ts';
 import { calibrate } from '../train/calibrate.ts';
+import type { OnProgress } from '../train/layer-walk.ts';
+import { fitRidge } from '../train/ridge.ts';
 import { collectStatistics } from '../train/statistics.ts';
 import {
   adapterOut,
@@ -24,6 +26,7 @@ interface CalibrateFlags extends ModelFlags {
   readonly text: string;
   readonly bits: number[];
   readonly seed: number;
+  readonly ridge?: number;
   readonly out?: string;
   readonly json?: boolean;
 }
@@ -33,6 +36,11 @@ export function define(command: Command): void {
     .option('--text <file>', 'text to fit on', join(packageRoot(), 'models', 'fit-text.txt'))
     .option('--bits <list>', 'sketch widths, separated by commas', widths, [64, 128, 256])
     .option('--seed <n>', 'seed of the sketches', wholeNumber(0, 65535), 0)
+    .option(
+      '--ridge <bits>',
+      'also correct the attention of h1b at this width',
+      wholeNumber(32, 1024),
+    )
     .option('--out <file>', 'adapter file (default: that of --adapter, else beside the model)')
     .option('--json', 'print one JSON document on standard output')
     .addHelpText('after', '\nExample:\n  h1bkv calibrate --model model.gguf --bits 256')
@@ -52,6 +60,12 @@ const statisticsTokens = 65_536;
 const temperatureCharacters = 8000;
 
 async function run(flags: CalibrateFlags): Promise<void> {
+  const { bits, ridge } = flags;
+  ensure(
+    ridge === undefined || bits.includes(ridge),
+    'usage',
+    () => `calibrate: --ridge ${ridge}; it must be one of --bits, ${bits.join(',')}. Add it there.`,
+  );
   const text = readText(flags.text);
   const out = adapterOut('calibrate', flags);
   const model = await loadFromFlags({ ...flags, adapter: 'none' });
@@ -77,14 +91,20 @@ async function run(flags: CalibrateFlags): Promise<void> {
     const ids = model.tokenizer.encode(text).subarray(0, statisticsTokens);
     const statistics = await collectStatistics(model, ids, { onProgress: byLayer(collecting) });
     collecting.done();
+    const fitted: Adapter = { ...temperatures, statistics };
+    const correcting = progressLine('correcting');
+    const corrected = await corrections(model, ids, fitted, flags, byLayer(correcting));
+    correcting.done();
     // Again: finetuning may have written to it since.
-    const finetuned = await finetunedBefore(flags, out, model);
-    const fitted = { ...temperatures, statistics };
+    const kept = (await finetunedBefore(flags, out, model)).filter(
+      ({ name }) => !corrected.some((part) => part.name === name),
+    );
+    const finetuned = [...kept, ...corrected];
     const adapter = finetuned.length > 0 ? { ...fitted, finetuned } : fitted;
     const bytes = adapterBytes(adapter);
     await writeFileAtomically(out, (sink) => sink.write(bytes));
-    if (flags.json) console.log(JSON.stringify(report(out, bytes.length, adapter), null, 2));
-    else print(out, adapter);
+    if (flags.json) console.log(JSON.stringify(report(out, bytes.length, adapter, kept), null, 2));
+    else print(out, adapter, kept);
   } finally {
     model.dispose();
   }
@@ -118,23 +138,44 @@ async function finetunedBefore(
   return [...byName.values()];
 }
 
-/** What is said of an adapter on standard output; its matrices are only in the file. */
-function report(file: string, sizeBytes: number, adapter: Adapter) {
-  const { model, text, temperatures, statistics } = adapter;
-  const layers = statistics?.length ?? 0;
-  return { file, sizeBytes, model, text, temperatures, layers, kept: keptBy(adapter) };
+/** Tokens for these: what they fit has few numbers, and sees every query of a KV head. */
+const ridgeTokens = 16_384;
+
+/** The correction of the attention of `h1b` at one width, if it is asked for. */
+async function corrections(
+  model: Model,
+  ids: Int32Array,
+  adapter: Adapter,
+  { ridge, seed }: CalibrateFlags,
+  onProgress: OnProgress,
+): Promise<Finetuned[]> {
+  const temperatures = ridge && fittedTemperatures(adapter, ridge, 'norm', model.layers);
+  if (!temperatures) return [];
+  const start = { bits: ridge, seed, temperatures, byNorm: true };
+  const some = ids.subarray(0, ridgeTokens);
+  return [await fitRidge(model, some, 'ridge', start, { onProgress })];
 }
 
-const keptBy = ({ finetuned = [] }: Adapter) => finetuned.map(({ name }) => `h1b:tuned=${name}`);
+/** What is said of an adapter on standard output; its matrices are only in the file. */
+function report(
+  file: string,
+  sizeBytes: number,
+  { model, text, temperatures, statistics = [] }: Adapter,
+  kept: readonly Finetuned[],
+) {
+  const layers = statistics.length;
+  return { file, sizeBytes, model, text, temperatures, layers, kept: kept.map(specOf) };
+}
 
-function print(file: string, adapter: Adapter): void {
+const specOf = ({ name }: Finetuned) => `h1b:tuned=${name}`;
+
+function print(file: string, adapter: Adapter, kept: readonly Finetuned[]): void {
   const short = (t: number) => t.toPrecision(3);
   for (const { bits, global, layer } of adapter.temperatures) {
     const perLayer = layer.map(short).join(' ');
     console.log(`b=${bits}: T = ${short(global)} for all heads; per layer ${perLayer}`);
   }
-  const kept = keptBy(adapter);
-  if (kept.length > 0) console.log(`kept what finetuning left: ${kept.join(' ')}`);
+  if (kept.length > 0) console.log(`kept what finetuning left: ${kept.map(specOf).join(' ')}`);
   console.log(`written to ${file}`);
 }
 
