@@ -1,6 +1,6 @@
 import { ensure, KvError } from '../errors/errors.ts';
 import { maxCodeGroups } from '../kernels/check.ts';
-import type { AffineBits, Kernels, Page, ScaleRule, Tensor } from '../kernels/kernels.ts';
+import type { Kernels, Page, ScaleRule, Tensor } from '../kernels/kernels.ts';
 import { statisticsOf, type LayerStatistics } from './adapter.ts';
 import type { LayerShape } from './cache.ts';
 import type { BalancedBasis } from './codec.ts';
@@ -19,7 +19,7 @@ import {
   wholeSetting,
   type CacheSpec,
 } from './spec.ts';
-import { spreadBits, type LayerBits } from './spread.ts';
+import { spreadBits, type LayerBits, type ValueBits } from './spread.ts';
 import { WindowLaw } from './window-law.ts';
 import type { LayerCodec, Means, Sample, WindowedMethod } from './windowed-method.ts';
 import { WindowedCache } from './windowed.ts';
@@ -38,7 +38,7 @@ const sampleLength = 256;
  * `v` bits, clipped where that helps. The newest `window` positions and the first `sinks` stay f16.
  *
  * Settings: `k` bits per key channel on average (0.5 to 4, default 2), `v` bits per value (2, 3, 4,
- * default 2), `window` (default 64), `sinks` (default 4), `alloc` (auto, none), `centre` (static,
+ * default 2; 16: f16, to see what coded keys alone do, every layer with the same bits), `window` (default 64), `sinks` (default 4), `alloc` (auto, none), `centre` (static,
  * none), `source` of means and allocation (the adapter where it has them, else the first positions),
  * `scale` of keys (least-squares, or unbiased, the default with `alloc=none`), `seed` of the rotation, `skip`
  * (0 to 0.5, default 0): the share of a query's weights on coded positions, the smallest, that may be left
@@ -76,7 +76,8 @@ export const create: CacheMethod['create'] = (spec, shapes, kernels, adapter) =>
     return { nibbles: Math.max(1, Math.round((keys * shape.headDimK) / 4)), values };
   });
   shapes.forEach((shape, layer) => {
-    expectAffine(spec.name, shape, even[layer].values);
+    const { values } = even[layer];
+    if (values !== 16) expectAffine(spec.name, shape, values);
     ensure(
       even[layer].nibbles <= maxCodeGroups,
       'usage',
@@ -87,7 +88,7 @@ export const create: CacheMethod['create'] = (spec, shapes, kernels, adapter) =>
   const spreads = alloc === 'auto' && centre === 'static' && source === 'adapter';
   const bases =
     spreads && known ? shapes.map((shape, layer) => basesOf(shape, known[layer])) : undefined;
-  const isSpread = bases && known && spec.layers.length === 0;
+  const isSpread = bases && known && spec.layers.length === 0 && even[0].values !== 16;
   const bitsOf = isSpread ? spread(shapes, known, bases, even) : even;
   const nibblesOf = bitsOf.map(({ nibbles }) => nibbles);
   const scratch = new CodeScratch(kernels, shapes, Math.max(...nibblesOf));
@@ -119,12 +120,17 @@ export const create: CacheMethod['create'] = (spec, shapes, kernels, adapter) =>
     scales,
     layout: (layer) => {
       const { nKvHeads, headDimV } = shapes[layer];
-      const valueBytes = (headDimV * bitsOf[layer].values) / 8;
+      const { values } = bitsOf[layer];
+      const valueBytes = (headDimV * values) / 8;
       return {
         keys: { dtype: 'u8', shape: [nKvHeads, pageLength / 32, nibblesOf[layer], 16] },
         keyScales: { dtype: 'f16', shape: [nKvHeads, pageLength] },
-        values: { dtype: 'u8', shape: [nKvHeads, pageLength, valueBytes] },
-        valueParams: { dtype: 'f16', shape: [nKvHeads, pageLength, 2] },
+        ...(values === 16
+          ? { values: { dtype: 'f16', shape: [nKvHeads, pageLength, headDimV] } }
+          : {
+              values: { dtype: 'u8', shape: [nKvHeads, pageLength, valueBytes] },
+              valueParams: { dtype: 'f16', shape: [nKvHeads, pageLength, 2] },
+            }),
       };
     },
     createCodec: (layer, isCopy) => {
@@ -155,10 +161,10 @@ export const create: CacheMethod['create'] = (spec, shapes, kernels, adapter) =>
   return new WindowedCache(kernels, shapes, method);
 };
 
-function readBits(spec: CacheSpec): { keys: number; values: AffineBits } {
+function readBits(spec: CacheSpec): { keys: number; values: ValueBits } {
   return {
     keys: numberSetting(spec, 'k', 2, { min: 0.5, max: 4 }),
-    values: choiceSetting<AffineBits>(spec, 'v', 2, [2, 3, 4]),
+    values: choiceSetting<ValueBits>(spec, 'v', 2, [2, 3, 4, 16]),
   };
 }
 
@@ -184,7 +190,7 @@ class BitplaneCodec implements LayerCodec {
   constructor(
     private readonly kernels: Kernels,
     private readonly shape: LayerShape,
-    private readonly settings: { valueBits: AffineBits; isCentred: boolean; skip: number },
+    private readonly settings: { valueBits: ValueBits; isCentred: boolean; skip: number },
     private readonly scratch: CodeScratch,
     private readonly keys: KeyCoder,
   ) {}
@@ -225,14 +231,16 @@ class BitplaneCodec implements LayerCodec {
   }
 
   store(page: Page, slot: number, k: Tensor, v: Tensor): void {
-    if (!page.valueParams) throw new KvError('shape', 'bitplane: the page has no valueParams.');
     this.kernels.storeCodes(k, this.keys.codec('store'), page.keys, page.keyScales, slot);
     const { valueBits } = this.settings;
+    if (valueBits === 16) return this.kernels.storeRows(v, page.values, slot);
+    if (!page.valueParams) throw new KvError('shape', 'bitplane: the page has no valueParams.');
     const clip = { clip: true };
     this.kernels.storeAffine(v, page.values, page.valueParams, valueBits, slot, clip);
   }
 
   read(q: Tensor): ReturnType<LayerCodec['read']> {
+    const { valueBits, skip } = this.settings;
     const { tables, scales } = this.scratch.tables(
       q.shape[0],
       this.shape.nHeads,
@@ -241,10 +249,10 @@ class BitplaneCodec implements LayerCodec {
     this.kernels.queryTables(q, this.keys.codec('read'), tables, scales);
     return {
       keyForm: 'codes',
-      valueForm: `affine${this.settings.valueBits}`,
+      valueForm: valueBits === 16 ? 'f16' : `affine${valueBits}`,
       query: tables,
       queryScales: scales,
-      skip: this.settings.skip,
+      skip,
     };
   }
 }

@@ -12,10 +12,13 @@ export interface LayerCosts {
   readonly valueCount: number;
 }
 
+/** 16: values as they are, in f16. */
+export type ValueBits = AffineBits | 16;
+
 export interface LayerBits {
   /** groups of four bits per key and KV head */
   readonly nibbles: number;
-  readonly values: AffineBits;
+  readonly values: ValueBits;
 }
 
 /** Share of a normal row of 64 that is lost in clipped affine codes of 2, 3 and 4 bits, measured. */

@@ -77,6 +77,10 @@ const groups: readonly Group[] = [
     specs: [2, 3, 4].map((v) => [`v = ${v}`, `bitplane:k=2,v=${v}`] as const),
   },
   {
+    title: 'bitplane: keys alone, values in f16, no window',
+    specs: [1, 2, 3].map((k) => [`k = ${k}`, `bitplane:k=${k},v=16,window=0`] as const),
+  },
+  {
     title: 'bitplane: newest positions that stay exact',
     specs: [0, 32, 64, 128].map((w) => [`window = ${w}`, `bitplane:window=${w}`] as const),
   },
@@ -126,7 +130,7 @@ export const section: Section<AblationData> = {
     const command = compareCommand(context, [...new Set(all)]);
     return [
       text(
-        `One thing changes within a group. KL is that of the next token's distribution from f16's, in nats, over positions from ${beyond} on of all texts; where a method draws from a seed it is the mean of ${seeds}. Bits are of everything that is held, per element of keys and values. An orthogonal R has the temperatures that were fitted on a Gaussian one. Not here, because no cache has the option: compressed values beside exact keys.`,
+        `One thing changes within a group. KL is that of the next token's distribution from f16's, in nats, over positions from ${beyond} on of all texts; where a method draws from a seed it is the mean of ${seeds}. Bits are of everything that is held, per element of keys and values. An orthogonal R has the temperatures that were fitted on a Gaussian one. Keys alone have the same bits in every layer. Not here, because no cache has the option: compressed values beside exact keys.`,
       ),
       {
         kind: 'chart',
