@@ -128,6 +128,31 @@ test('tables of 8 bits add less than a hundredth to the error of 2-bit keys', ()
   expect(share).toBeLessThan(0.01);
 });
 
+test('values of 16 bits are those of f16, beside keys that are coded', async () => {
+  const shape = { nHeads: 4, nKvHeads: 2, headDimK: 32, headDimV: 32, scale: 1 };
+  const kernels = await createKernels('auto', { threads: 1 });
+  const script = normalScript(new Random(14), shape, 200);
+  // Without keys all scores are the same, so that only values can differ.
+  script.k.fill(0);
+  const run = async (spec: string) => {
+    const { cache, out } = await attendAll(spec, kernels, shape, script);
+    const { values, scales } = cache.bytes();
+    cache.dispose();
+    return { out, values, scales };
+  };
+  const bare = 'window=0,sinks=0,alloc=none,centre=none';
+  const [f16, exact, coded] = [
+    await run('f16'),
+    await run(`bitplane:k=1,v=16,${bare}`),
+    await run(`bitplane:k=1,v=4,${bare}`),
+  ];
+  expect(exact.values).toBe(f16.values);
+  expect(exact.scales).toBeLessThan(coded.scales);
+  expect(largestDifference(exact.out, f16.out)).toBeLessThan(1e-3);
+  expect(largestDifference(coded.out, f16.out)).toBeGreaterThan(1e-2);
+  kernels.dispose();
+});
+
 describe('settings', () => {
   const shapes = [{ nHeads: 2, nKvHeads: 1, headDimK: 16, headDimV: 16, scale: 1 }];
   const create = (spec: string) => createCache(spec, shapes, new ReferenceKernels());
