@@ -458,7 +458,7 @@ describe.skipIf(!isBuilt)('h1bkv', () => {
         /b is 33; it must be a whole number from 32 to 1024/,
       ],
       [generateArgs('--json', '--cache', 'h1b:b=2048'), /b is 2048/],
-      [generateArgs('--json', '--cache', 'h1b:c=1'), /unknown setting "c"; allowed: b, seed, t/],
+      [generateArgs('--json', '--cache', 'h1b:c=1'), /unknown setting "c"; allowed: b, seed, r, t/],
       [generateArgs('--json', '--cache', 'h2b'), /"h2b" is unknown; there are f16/],
       [['convert', model], /--out/],
       [['convert', model, '--out', 'x', '--type', 'q2_k'], /'q2_k' is invalid/],
