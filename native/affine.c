@@ -155,8 +155,8 @@ typedef struct {
  * @param sums f32 [rows, stride], from the dimension of the lowest code of the first word
  */
 INLINE void add_words(const Quantized *weights, int32_t rows, const uint8_t *codes,
-                      const uint8_t *ahead, const Layout *l, int32_t positions, int32_t width, int32_t bits, float *sums,
-                      size_t stride) {
+                      const uint8_t *ahead, const Layout *l, int32_t positions, int32_t width,
+                      int32_t bits, float *sums, size_t stride) {
   const int32_t planes = codes_per_word(bits), vectors = 4 / planes;
   i32xw shifted[TRIPLE][4];
   UNROLL
@@ -208,7 +208,8 @@ INLINE void add_words(const Quantized *weights, int32_t rows, const uint8_t *cod
 
 /** All words of rows of `dim` values. */
 INLINE void add_rows(const Quantized *weights, int32_t rows, const uint8_t *codes,
-                     const uint8_t *ahead, int32_t positions, size_t dim, int32_t bits, float *sums, size_t stride) {
+                     const uint8_t *ahead, int32_t positions, size_t dim, int32_t bits,
+                     float *sums, size_t stride) {
   const int32_t step = 4 * WIDE / codes_per_word(bits);
   Layout l = {.row_bytes = dim * (size_t)bits / 8, .words = dim / (size_t)codes_per_word(bits)};
   // The high bits of the words of a row's second half are in other nibbles of the same bytes.
@@ -246,7 +247,8 @@ DEFINE_ADD_ROWS(add_triple4, TRIPLE, 4)
  * @param words of a row, a multiple of WIDE
  */
 INLINE void add_fours(const Quantized *weights, int32_t rows, const uint8_t *codes,
-                      const uint8_t *ahead, int32_t positions, size_t words, float *sums, size_t stride) {
+                      const uint8_t *ahead, int32_t positions, size_t words, float *sums,
+                      size_t stride) {
   const i16xw code = splat_bytes_w(3);
   for (size_t w = 0; w < words; w += WIDE) {
     i32xw dots[TRIPLE][4];
@@ -281,10 +283,12 @@ INLINE void add_fours(const Quantized *weights, int32_t rows, const uint8_t *cod
 
 __attribute__((noinline)) static void add_fours_of_rows(const Quantized *weights, int32_t rows,
                                                         const uint8_t *codes, const uint8_t *ahead,
-                                                        int32_t positions, size_t words, float *sums, size_t stride) {
+                                                        int32_t positions, size_t words, float *sums,
+                                                        size_t stride) {
   int32_t r = 0;
   for (; r + TRIPLE <= rows; r += TRIPLE)
-    add_fours(weights + r, TRIPLE, codes, ahead, positions, words, sums + (size_t)r * stride, stride);
+    add_fours(weights + r, TRIPLE, codes, ahead, positions, words, sums + (size_t)r * stride,
+              stride);
   for (; r < rows; r++)
     add_fours(weights + r, 1, codes, ahead, positions, words, sums + (size_t)r * stride, stride);
 }

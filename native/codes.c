@@ -193,7 +193,8 @@ static void table_task(void *context, int32_t task, int32_t worker) {
            t->q + (position * t->heads + head) * t->d, t->d, y);
   exact_table(y, t->levels + kv_head * groups * 64, groups, exact);
   int8_t *out = t->tables + row * groups * TABLE_BYTES;
-  float limit = groups > 258 ? (float)(32767 / groups) : 127, step = max_magnitude(exact, 16 * groups) / limit;
+  float limit = groups > 258 ? (float)(32767 / groups) : 127;
+  float step = max_magnitude(exact, 16 * groups) / limit;
   if (!is_finite(exact, 16 * groups) || step == 0) {
     __builtin_memset(out, 0, groups * TABLE_BYTES);
     t->scales[row] = 0;
@@ -267,16 +268,18 @@ INLINE void scan_blocks(const uint8_t *keys, const uint8_t *ahead, int32_t block
 
 /* Functions of their own: V8 allots registers badly in large ones. */
 
-__attribute__((noinline)) static void scan_row(const uint8_t *keys, const uint8_t *ahead, int32_t blocks,
-                                               int32_t groups, const int8_t *const *tables,
-                                               const float *factors, const float *alphas,
+__attribute__((noinline)) static void scan_row(const uint8_t *keys, const uint8_t *ahead,
+                                               int32_t blocks, int32_t groups,
+                                               const int8_t *const *tables, const float *factors,
+                                               const float *alphas,
                                                float *out) {
   scan_blocks(keys, ahead, blocks, groups, tables, factors, 1, alphas, out);
 }
 
-__attribute__((noinline)) static void scan_rows(const uint8_t *keys, const uint8_t *ahead, int32_t blocks,
-                                                int32_t groups, const int8_t *const *tables,
-                                                const float *factors, const float *alphas,
+__attribute__((noinline)) static void scan_rows(const uint8_t *keys, const uint8_t *ahead,
+                                               int32_t blocks, int32_t groups,
+                                               const int8_t *const *tables, const float *factors,
+                                               const float *alphas,
                                                 float *out) {
   scan_blocks(keys, ahead, blocks, groups, tables, factors, SCAN_ROWS, alphas, out);
 }
