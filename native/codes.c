@@ -271,16 +271,14 @@ INLINE void scan_blocks(const uint8_t *keys, const uint8_t *ahead, int32_t block
 __attribute__((noinline)) static void scan_row(const uint8_t *keys, const uint8_t *ahead,
                                                int32_t blocks, int32_t groups,
                                                const int8_t *const *tables, const float *factors,
-                                               const float *alphas,
-                                               float *out) {
+                                               const float *alphas, float *out) {
   scan_blocks(keys, ahead, blocks, groups, tables, factors, 1, alphas, out);
 }
 
 __attribute__((noinline)) static void scan_rows(const uint8_t *keys, const uint8_t *ahead,
                                                int32_t blocks, int32_t groups,
                                                const int8_t *const *tables, const float *factors,
-                                               const float *alphas,
-                                                float *out) {
+                                               const float *alphas, float *out) {
   scan_blocks(keys, ahead, blocks, groups, tables, factors, SCAN_ROWS, alphas, out);
 }
 
