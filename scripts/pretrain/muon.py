@@ -3,10 +3,10 @@
 import torch
 
 
-def orthogonalize(update, steps=5):
+def orthogonalize(update, dtype, steps=5):
     """The nearest matrix with singular values near 1, by the quintic iteration of the Muon paper."""
     a, b, c = 3.4445, -4.7750, 2.0315
-    x = update.bfloat16() if update.is_cuda else update
+    x = update.to(dtype)
     x = x / (x.norm() + 1e-7)
     tall = x.shape[0] > x.shape[1]
     if tall:
@@ -20,7 +20,9 @@ def orthogonalize(update, steps=5):
 class Muon(torch.optim.Optimizer):
     """For the matrices inside the network; embeddings and norms take AdamW."""
 
-    def __init__(self, params, lr, momentum=0.95, weight_decay=0.01):
+    def __init__(self, params, lr, dtype=torch.float32, momentum=0.95, weight_decay=0.01):
+        """dtype: what the products are computed in"""
+        self.dtype = dtype
         super().__init__(params, {"lr": lr, "momentum": momentum, "weight_decay": weight_decay})
 
     @torch.no_grad()
@@ -31,6 +33,6 @@ class Muon(torch.optim.Optimizer):
                 if not state:
                     state["momentum"] = torch.zeros_like(p)
                 m = state["momentum"].mul_(group["momentum"]).add_(p.grad)
-                update = orthogonalize(p.grad.add(m, alpha=group["momentum"]))
+                update = orthogonalize(p.grad.add(m, alpha=group["momentum"]), self.dtype)
                 p.mul_(1 - group["lr"] * group["weight_decay"])
                 p.add_(update, alpha=-group["lr"] * max(1, p.shape[0] / p.shape[1]) ** 0.5)

@@ -51,6 +51,8 @@ export async function answersRight(
       return written.trim() === upTo(judge.stop, answer).trim();
     case 'last-number':
       return lastNumber(written) !== undefined && lastNumber(written) === lastNumber(answer);
+    case 'last-letter':
+      return lastLetter(written) !== undefined && lastLetter(written) === lastLetter(answer);
     case 'python': {
       ensure(
         runPython !== undefined,
@@ -69,6 +71,11 @@ export function lastNumber(text: string): number | undefined {
   const numbers = text.slice(Math.max(0, mark)).match(/-?\d[\d,]*(?:\.\d+)?/g);
   const found = numbers?.at(mark < 0 ? -1 : 0);
   return found === undefined ? undefined : Number(found.replaceAll(',', ''));
+}
+
+/** The last of the letters A to D that stands alone. */
+export function lastLetter(text: string): string | undefined {
+  return text.match(/\b[A-D]\b/g)?.at(-1);
 }
 
 const upTo = (stop: string, text: string) => text.split(stop, 1)[0];

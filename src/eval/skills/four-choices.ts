@@ -1,6 +1,6 @@
-/** Four-choice questions, for the skills that ask them, in the two forms that the field knows. */
+/** Four-choice questions, for the skills that ask them, in three forms that the field knows. */
 import { answer, checkSetting, text } from './pieces.ts';
-import type { Draw, Exercise, Piece, Settings } from './skill.ts';
+import type { Draw, Exercise, Judge, Piece, Settings } from './skill.ts';
 
 const letters = ['A', 'B', 'C', 'D'] as const;
 
@@ -9,25 +9,53 @@ export interface FourChoices {
   readonly right: string;
   /** four different texts, `right` among them, in any order */
   readonly options: readonly string[];
+  /** beginning of a sentence that ` ${right}` completes: the step that leads to the answer */
+  readonly reason: string;
 }
 
-/** With options and letters as MMLU has it, or without (`cloze`). */
 interface Form {
   ask(draw: Draw, asked: FourChoices): Piece[];
-  choices(options: readonly string[]): string[];
+  judge(asked: FourChoices): Judge;
 }
 
+const letterChoices: Judge = {
+  kind: 'choices',
+  choices: letters.map((letter) => ` ${letter}`),
+};
+
+/** The options with their letters, in random order, and the letter of the right one. */
+function list(draw: Draw, { right, options }: FourChoices) {
+  const order = draw.shuffle(options);
+  const lines = order.map((option, i) => `${letters[i]}. ${option}\n`).join('');
+  return { lines, letter: letters[order.indexOf(right)] };
+}
+
+/** The likeliest of the four letters counts, as MMLU has it. */
 const lettered: Form = {
-  ask(draw, { question, right, options }) {
-    const order = draw.shuffle(options);
-    const lines = order.map((option, i) => `${letters[i]}. ${option}\n`).join('');
+  ask(draw, asked) {
+    const { lines, letter } = list(draw, asked);
     return [
-      text(`Question: ${question}\n${lines}Answer:`),
-      answer(` ${letters[order.indexOf(right)]}`),
+      text(`Question: ${asked.question}\n${lines}Answer:`),
+      answer(` ${letter}`),
       text('\n\n'),
     ];
   },
-  choices: () => letters.map((letter) => ` ${letter}`),
+  judge: () => letterChoices,
+};
+
+/**
+ * The model writes the fact that decides, then the letter: a chain of thought, under the words that ask
+ * for one (Kojima et al. 2022, arXiv:2205.11916).
+ */
+const steps: Form = {
+  ask(draw, asked) {
+    const { lines, letter } = list(draw, asked);
+    return [
+      text(`Question: ${asked.question}\n${lines}Answer: Let's think step by step.\n`),
+      answer(`${asked.reason} ${asked.right}: ${letter}\n\n`),
+    ];
+  },
+  judge: () => ({ kind: 'last-letter', stop: '\n\n' }),
 };
 
 /**
@@ -39,23 +67,31 @@ const cloze: Form = {
     text(`Question: ${question}\nAnswer:`),
     answer(completion(right)),
   ],
-  choices: (options) => options.map(completion),
+  judge: ({ options }) => ({ kind: 'choices', choices: options.map(completion) }),
 };
 
 function completion(option: string): string {
   return ` ${option}\n\n`;
 }
 
-/** What every skill of four choices can be set to. `cloze`: 1 for the completion formulation */
-export const formSettings = { cloze: 0 };
+const forms = [lettered, cloze, steps] as const;
 
+/** What every skill of four choices can be set to. `form`: 0 letters, 1 completion, 2 steps before the letter */
+export const formSettings = { form: 2 };
+
+/** Letters alone and completions are learnt from steps, so half are those. */
 export function varyForm(draw: Draw): Settings {
-  return { cloze: draw.int(0, 1) };
+  return { form: draw.pick([0, 1, 2, 2]) };
+}
+
+/** Whether only the question is shown, not the options. */
+export function isCloze(form: number): boolean {
+  return forms[form] === cloze;
 }
 
 /**
  * Questions one after another; the last one is judged.
- * @throws KvError "range" if `cloze` is neither 0 nor 1
+ * @throws KvError "range" if `form` is not 0, 1 or 2
  */
 export function fourChoices(
   draw: Draw,
@@ -63,11 +99,11 @@ export function fourChoices(
   asked: readonly FourChoices[],
   wanted: number,
 ): Exercise {
-  checkSetting(skill, 'cloze', wanted, 0, 1);
-  const form = wanted === 1 ? cloze : lettered;
+  checkSetting(skill, 'form', wanted, 0, forms.length - 1);
+  const form = forms[wanted];
   return {
     pieces: asked.flatMap((one) => form.ask(draw, one)),
-    judge: { kind: 'choices', choices: form.choices(asked[asked.length - 1].options) },
+    judge: form.judge(asked[asked.length - 1]),
     chance: 1 / letters.length,
   };
 }

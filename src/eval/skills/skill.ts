@@ -21,6 +21,7 @@ export type Judge =
   | { readonly kind: 'exact'; readonly stop: string }
   | { readonly kind: 'choices'; readonly choices: readonly string[] }
   | { readonly kind: 'last-number'; readonly stop: string }
+  | { readonly kind: 'last-letter'; readonly stop: string }
   | { readonly kind: 'python'; readonly stop: string; readonly tests: string };
 
 export interface Exercise {

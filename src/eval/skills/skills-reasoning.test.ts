@@ -190,9 +190,10 @@ describe('tiny-gsm', () => {
 
 describe('tiny-mmlu', () => {
   test('one option answers, and the others stand in the context as well', () => {
+    let steps = 0;
     for (const made of draws(tinyMmlu, 'train', 1000)) {
       const facts = factsIn(wholeOf(made));
-      for (const { question, options, letter } of fourChoicesIn(wholeOf(made))) {
+      for (const { question, options, step, letter } of fourChoicesIn(wholeOf(made))) {
         const right = options['ABCD'.indexOf(letter)];
         const rest = /^Who (.+)\?$/.exec(question)?.[1];
         // The name is the only capitalized word after the first one.
@@ -202,12 +203,19 @@ describe('tiny-mmlu', () => {
             ? facts.filter((fact) => fact.startsWith(`${name} `) && fact.endsWith(` ${option}.`))
             : facts.filter((fact) => fact === `${option} ${rest}.`);
         expect(options.filter((option) => says(option).length > 0)).toEqual([right]);
+        if (step !== undefined) {
+          steps++;
+          expect(rest === undefined ? `${step}.` : step).toBe(
+            rest === undefined ? says(right)[0] : `The one who ${rest} is ${right}`,
+          );
+        }
         expect(new Set(options).size).toBe(4);
         for (const option of options) {
           expect(facts.some((fact) => fact.includes(option), option)).toBe(true);
         }
       }
     }
+    expect(steps).toBeGreaterThan(500);
   });
 
   test('without options, the answer follows from the context and is among the choices', () => {
@@ -223,8 +231,9 @@ describe('tiny-mmlu', () => {
         expect(says, `${question} ${value}`).toBe(true);
       }
       const last = made.pieces.findLast(({ kind }) => kind === 'answer');
-      if (made.judge.kind !== 'choices' || last?.kind !== 'answer') fail(made.judge);
-      expect(made.judge.choices).toContain(last.text);
+      if (last?.kind !== 'answer') fail(last);
+      if (made.judge.kind === 'choices') expect(made.judge.choices).toContain(last.text);
+      else expect(made.judge.kind).toBe('last-letter');
     }
     expect(asked).toBeGreaterThan(500);
   });
@@ -251,8 +260,9 @@ describe('tiny-world', () => {
     }
     const said = new Set<string>();
     for (const made of draws(tinyWorld, 'train', 2000)) {
-      for (const { question, options, letter } of fourChoicesIn(wholeOf(made))) {
+      for (const { question, options, step, letter } of fourChoicesIn(wholeOf(made))) {
         expect(options['ABCD'.indexOf(letter)]).toBe(facts.get(question));
+        if (step !== undefined) expect(worldSentences.get(`${step}.`)).toBeDefined();
         expect(new Set(options).size).toBe(4);
       }
       for (const { question, value } of clozesIn(wholeOf(made))) {
@@ -456,11 +466,21 @@ function factsIn(whole: string): string[] {
   return [...whole.matchAll(/^[A-Z][a-z]+ .+\.$/gm)].map(([fact]) => fact);
 }
 
-function fourChoicesIn(whole: string): { question: string; options: string[]; letter: string }[] {
-  const form = /^Question: (.+)\nA\. (.+)\nB\. (.+)\nC\. (.+)\nD\. (.+)\nAnswer: ([ABCD])$/gm;
-  return [...whole.matchAll(form)].map(([, question, a, b, c, d, letter]) => ({
+interface FourChoicesRead {
+  readonly question: string;
+  readonly options: string[];
+  /** the fact written before the letter, if any */
+  readonly step: string | undefined;
+  readonly letter: string;
+}
+
+function fourChoicesIn(whole: string): FourChoicesRead[] {
+  const form =
+    /^Question: (.+)\nA\. (.+)\nB\. (.+)\nC\. (.+)\nD\. (.+)\nAnswer: (?:Let's think step by step\.\n(.+): )?([ABCD])$/gm;
+  return [...whole.matchAll(form)].map(([, question, a, b, c, d, step, letter]) => ({
     question,
     options: [a, b, c, d],
+    step,
     letter,
   }));
 }

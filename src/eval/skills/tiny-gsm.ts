@@ -342,7 +342,7 @@ export const skill: Skill = {
     steps: draw.pick([0, 0, 0, 1, 2, 3]),
     shots: draw.uniform() < 0.5 ? 0 : draw.int(1, 7),
     sums: draw.uniform() < 0.6 ? draw.int(8, 40) : 0,
-    max: draw.pick([20, 20, 99]),
+    max: draw.pick([20, 99, 99]),
   }),
   make,
 };

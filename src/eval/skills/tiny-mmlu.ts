@@ -7,9 +7,9 @@ import type { Draw, Exercise, Settings, Skill } from './skill.ts';
 /** A kind of fact; `value` is one of its phrases, `name` a person's. */
 interface Relation {
   value(draw: Draw): string;
-  statement(name: string, value: string): string;
+  /** stands between name and value */
+  readonly verb: string;
   ask(name: string): string;
-  askWho(value: string): string;
 }
 
 interface Fact {
@@ -19,48 +19,13 @@ interface Fact {
 }
 
 const relations: readonly Relation[] = [
-  {
-    value: phrases.animal,
-    statement: (name, value) => `${name} keeps ${value}.`,
-    ask: (name) => `What does ${name} keep?`,
-    askWho: (value) => `Who keeps ${value}?`,
-  },
-  {
-    value: phrases.garment,
-    statement: (name, value) => `${name} wears ${value}.`,
-    ask: (name) => `What does ${name} wear?`,
-    askWho: (value) => `Who wears ${value}?`,
-  },
-  {
-    value: phrases.belonging,
-    statement: (name, value) => `${name} carries ${value}.`,
-    ask: (name) => `What does ${name} carry?`,
-    askWho: (value) => `Who carries ${value}?`,
-  },
-  {
-    value: phrases.meal,
-    statement: (name, value) => `${name} likes to eat ${value}.`,
-    ask: (name) => `What does ${name} like to eat?`,
-    askWho: (value) => `Who likes to eat ${value}?`,
-  },
-  {
-    value: phrases.address,
-    statement: (name, value) => `${name} lives at ${value}.`,
-    ask: (name) => `Where does ${name} live?`,
-    askWho: (value) => `Who lives at ${value}?`,
-  },
-  {
-    value: phrases.journey,
-    statement: (name, value) => `${name} will go ${value}.`,
-    ask: (name) => `Where and when will ${name} go?`,
-    askWho: (value) => `Who will go ${value}?`,
-  },
-  {
-    value: phrases.birth,
-    statement: (name, value) => `${name} was born ${value}.`,
-    ask: (name) => `When was ${name} born?`,
-    askWho: (value) => `Who was born ${value}?`,
-  },
+  { value: phrases.animal, verb: 'keeps', ask: (name) => `What does ${name} keep?` },
+  { value: phrases.garment, verb: 'wears', ask: (name) => `What does ${name} wear?` },
+  { value: phrases.belonging, verb: 'carries', ask: (name) => `What does ${name} carry?` },
+  { value: phrases.meal, verb: 'likes to eat', ask: (name) => `What does ${name} like to eat?` },
+  { value: phrases.address, verb: 'lives at', ask: (name) => `Where does ${name} live?` },
+  { value: phrases.journey, verb: 'will go', ask: (name) => `Where and when will ${name} go?` },
+  { value: phrases.birth, verb: 'was born', ask: (name) => `When was ${name} born?` },
 ];
 
 /** Facts of one relation are asked about four at a time: the right one and three others. */
@@ -77,27 +42,37 @@ function drawFacts(
   for (const name of draw.sample(names, count)) {
     const used = new Set(facts.map(({ value }) => value));
     facts.push(
-      draw.fresh(
-        () => {
-          let value = relation.value(draw);
-          while (used.has(value)) value = relation.value(draw);
-          return { name, value, relation };
-        },
-        (fact) => relation.statement(fact.name, fact.value),
-      ),
+      draw.fresh(() => {
+        let value = relation.value(draw);
+        while (used.has(value)) value = relation.value(draw);
+        return { name, value, relation };
+      }, statement),
     );
   }
   return facts;
 }
 
+const statement = ({ name, value, relation: { verb } }: Fact) => `${name} ${verb} ${value}.`;
+
 function ask(draw: Draw, { name, value, relation }: Fact, four: readonly Fact[]): FourChoices {
+  const { verb } = relation;
   return draw.uniform() < 0.7
-    ? { question: relation.ask(name), right: value, options: four.map((other) => other.value) }
-    : { question: relation.askWho(value), right: name, options: four.map((other) => other.name) };
+    ? {
+        question: relation.ask(name),
+        right: value,
+        options: four.map((other) => other.value),
+        reason: `${name} ${verb}`,
+      }
+    : {
+        question: `Who ${verb} ${value}?`,
+        right: name,
+        options: four.map((other) => other.name),
+        reason: `The one who ${verb} ${value} is`,
+      };
 }
 
 function make(draw: Draw, chosen: Settings): Exercise {
-  const { facts, questions, blocks, cloze } = { ...settings, ...chosen };
+  const { facts, questions, blocks, form } = { ...settings, ...chosen };
   checkSetting('tiny-mmlu', 'facts', facts, group, group * relations.length);
   checkSetting('tiny-mmlu', 'questions', questions, 1, facts - (facts % group));
   checkSetting('tiny-mmlu', 'blocks', blocks, 0, facts);
@@ -111,11 +86,11 @@ function make(draw: Draw, chosen: Settings): Exercise {
   const groups = kinds.map((relation, i) =>
     drawFacts(draw, relation, names, i < full ? group : facts % group),
   );
-  const lines = groups.flat().map(({ relation, name, value }) => relation.statement(name, value));
+  const lines = groups.flat().map(statement);
   const askable = groups.slice(0, full).flatMap((four) => four.map((fact) => ({ fact, four })));
   const context = linesAmidFiller(draw, draw.shuffle(lines), blocks);
   const asked = draw.sample(askable, questions).map(({ fact, four }) => ask(draw, fact, four));
-  const made = fourChoices(draw, 'tiny-mmlu', asked, cloze);
+  const made = fourChoices(draw, 'tiny-mmlu', asked, form);
   return { ...made, pieces: joinTexts([...context, text('\n'), ...made.pieces]) };
 }
 

@@ -1,5 +1,5 @@
 /** Four-choice questions without a context, about the facts of the closed world. */
-import { formSettings, fourChoices, varyForm, type FourChoices } from './four-choices.ts';
+import { formSettings, fourChoices, isCloze, varyForm, type FourChoices } from './four-choices.ts';
 import { answer, checkSetting, joinTexts, text } from './pieces.ts';
 import type { Draw, Exercise, Piece, Settings, Skill } from './skill.ts';
 import { topics } from './world.ts';
@@ -13,6 +13,7 @@ function drawQuestion(draw: Draw): FourChoices {
     question: draw.pick(topic.questions)(subject),
     right,
     options: [right, ...draw.sample([...values], 3)],
+    reason: draw.pick(topic.statements)(subject),
   };
 }
 
@@ -36,14 +37,14 @@ function drawStatement(draw: Draw): Piece[] {
 const wordingKey = (begin: string) => `tiny-world|${begin}`;
 
 /** Where options are not shown, a question is the whole instance. */
-function questionKey({ question, options }: FourChoices, cloze: number): string {
-  return cloze === 1
+function questionKey({ question, options }: FourChoices, form: number): string {
+  return isCloze(form)
     ? wordingKey(question)
     : ['tiny-world', question, ...[...options].sort()].join('|');
 }
 
 function make(draw: Draw, chosen: Settings): Exercise {
-  const { statements, questions, cloze } = { ...settings, ...chosen };
+  const { statements, questions, form } = { ...settings, ...chosen };
   checkSetting('tiny-world', 'statements', statements, 0, 1000);
   checkSetting('tiny-world', 'questions', questions, 1, 1000);
   const pieces: Piece[] = [];
@@ -52,10 +53,10 @@ function make(draw: Draw, chosen: Settings): Exercise {
   const asked = Array.from({ length: questions }, () =>
     draw.fresh(
       () => drawQuestion(draw),
-      (one) => questionKey(one, cloze),
+      (one) => questionKey(one, form),
     ),
   );
-  const made = fourChoices(draw, 'tiny-world', asked, cloze);
+  const made = fourChoices(draw, 'tiny-world', asked, form);
   return { ...made, pieces: joinTexts([...pieces, ...made.pieces]) };
 }
 
