@@ -27,7 +27,7 @@ from tokenizer import Tokenizer
 # millions of tokens.
 LESSONS = {
     **{(0, 0): 1, (0, 2): 2, (1, 0): 1, (1, 2): 3, (3, 0): "copy", (3, 2): "copy", (4, 0): "copy"},
-    **{(2, 1): "subject", (4, 1): "stated", (5, 3): "option"},
+    **{(2, 1): "subject", (4, 1): "stated", (4, 2): "fact", (5, 3): "option"},
     **{(2, 0): "first units", (2, 2): "second units", (3, 1): "first tens", (3, 3): "second tens"},
 }
 

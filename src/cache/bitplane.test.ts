@@ -14,6 +14,8 @@ for (const spec of [
   'bitplane',
   'bitplane:k=2,v=4,window=40,sinks=4',
   'bitplane:k=1,v=16,window=8@1:v=3',
+  'bitplane:k=16,v=3,window=8@1:k=2,v=2',
+  'bitplane:k=16,v=2,alloc=none,window=0,sinks=0',
   'bitplane:k=1,v=3,window=0,sinks=4,alloc=none@1:k=2,v=4',
 ]) {
   describeCache(spec, () => createKernels('auto'), { truncatesExactly: false });
@@ -153,6 +155,28 @@ test('values of 16 bits are those of f16, beside keys that are coded', async () 
   kernels.dispose();
 });
 
+test('keys of 16 bits are those of f16, beside values that are coded', async () => {
+  const shape = { nHeads: 4, nKvHeads: 2, headDimK: 32, headDimV: 32, scale: 0.2 };
+  const kernels = await createKernels('auto', { threads: 1 });
+  const script = normalScript(new Random(15), shape, 200);
+  const run = async (spec: string) => {
+    const { cache, out } = await attendAll(spec, kernels, shape, script);
+    const { keys, scales } = cache.bytes();
+    cache.dispose();
+    return { out, keys, scales };
+  };
+  const bare = 'window=0,sinks=0,alloc=none,centre=none';
+  const f16 = await run('f16');
+  const exact = await run(`bitplane:k=16,v=16,${bare}`);
+  expect(exact.keys).toBe(f16.keys);
+  expect(largestDifference(exact.out, f16.out)).toBeLessThan(1e-3);
+  const [four, two] = [await run(`bitplane:k=16,v=4,${bare}`), await run(`bitplane:k=16,${bare}`)];
+  expect(four.keys).toBe(f16.keys);
+  expect(largestDifference(four.out, f16.out)).toBeLessThan(largestDifference(two.out, f16.out));
+  expect(largestDifference(four.out, f16.out)).toBeGreaterThan(1e-3);
+  kernels.dispose();
+});
+
 describe('settings', () => {
   const shapes = [{ nHeads: 2, nKvHeads: 1, headDimK: 16, headDimV: 16, scale: 1 }];
   const create = (spec: string) => createCache(spec, shapes, new ReferenceKernels());
@@ -185,7 +209,8 @@ describe('settings', () => {
     expect((await create('bitplane-small:window=0')).spec).toContain('k=1.4375,v=2,window=0,');
   });
   it.each([
-    ['bitplane:k=0.1', /k is 0.1; it must be a number from 0.5 to 4/],
+    ['bitplane:k=0.1', /k is 0.1; it must be a number from 0.5 to 4, or 16/],
+    ['bitplane:k=5', /k is 5; it must be/],
     ['bitplane:v=5', /v is 5; allowed: 2, 3, 4/],
     ['bitplane:window=-1', /window/],
     ['bitplane:source=adapter', /needs an adapter/],

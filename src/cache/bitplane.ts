@@ -10,7 +10,7 @@ import { allocConstants, perHead } from './constants.ts';
 import { expectAffine } from './affine-values.ts';
 import { AllocatedKeys, basesOf, Rotations, type KeyCoder } from './key-coders.ts';
 import { addMoments } from './moments.ts';
-import { pageLength } from './pages.ts';
+import { pageLength, type Field } from './pages.ts';
 import {
   choiceSetting,
   expectSettings,
@@ -19,7 +19,7 @@ import {
   wholeSetting,
   type CacheSpec,
 } from './spec.ts';
-import { spreadBits, type LayerBits, type ValueBits } from './spread.ts';
+import { exactKeys, spreadBits, type LayerBits, type ValueBits } from './spread.ts';
 import { WindowLaw } from './window-law.ts';
 import type { LayerCodec, Means, Sample, WindowedMethod } from './windowed-method.ts';
 import { WindowedCache } from './windowed.ts';
@@ -37,8 +37,8 @@ const sampleLength = 256;
  * positions, which all queries there see exact. Each key has one f16 scale. Values less their mean get
  * `v` bits, clipped where that helps. The newest `window` positions and the first `sinks` stay f16.
  *
- * Settings: `k` bits per key channel on average (0.5 to 4, default 2), `v` bits per value (2, 3, 4, or 16
- * for f16, which tells what keys alone cost; default 2), `window` (default 64), `sinks` (default 4), `alloc` (auto, none), `centre` (static,
+ * Settings: `k` bits per key channel on average (0.5 to 4, or 16 for f16, which tells what values alone
+ * cost; default 2), `v` bits per value (2, 3, 4, or 16 for f16; default 2), `window` (default 64), `sinks` (default 4), `alloc` (auto, none), `centre` (static,
  * none), `source` of means and allocation (the adapter where it has them, else the first positions),
  * `scale` of keys (least-squares, or unbiased, the default with `alloc=none`), `seed` of the rotation, `skip`
  * (0 to 0.5, default 0): the share of a query's weights on coded positions, the smallest, that may be left
@@ -73,7 +73,8 @@ export const create: CacheMethod['create'] = (spec, shapes, kernels, adapter) =>
 
   const even = shapes.map((shape, layer): LayerBits => {
     const { keys, values } = readBits(specOfLayer(spec, layer, shapes.length));
-    return { nibbles: Math.max(1, Math.round((keys * shape.headDimK) / 4)), values };
+    const nibbles = keys === 16 ? exactKeys : Math.max(1, Math.round((keys * shape.headDimK) / 4));
+    return { nibbles, values };
   });
   shapes.forEach((shape, layer) => {
     const { values } = even[layer];
@@ -91,7 +92,7 @@ export const create: CacheMethod['create'] = (spec, shapes, kernels, adapter) =>
   const isSpread = bases && known && spec.layers.length === 0;
   const bitsOf = isSpread ? spread(shapes, known, bases, even) : even;
   const nibblesOf = bitsOf.map(({ nibbles }) => nibbles);
-  const scratch = new CodeScratch(kernels, shapes, Math.max(...nibblesOf));
+  const scratch = new CodeScratch(kernels, shapes, Math.max(1, ...nibblesOf));
   const rotations =
     alloc === 'none' ? new Rotations(kernels, shapes, nibblesOf, rule, seed) : undefined;
   let scales: Tensor[];
@@ -119,25 +120,31 @@ export const create: CacheMethod['create'] = (spec, shapes, kernels, adapter) =>
     law: new WindowLaw(window, sinks, warmup),
     scales,
     layout: (layer) => {
-      const { nKvHeads, headDimV } = shapes[layer];
-      const bits = bitsOf[layer].values;
-      const keys = {
-        keys: { dtype: 'u8', shape: [nKvHeads, pageLength / 32, nibblesOf[layer], 16] },
-        keyScales: { dtype: 'f16', shape: [nKvHeads, pageLength] },
-      } as const;
-      if (bits === 16) {
-        return { ...keys, values: { dtype: 'f16', shape: [nKvHeads, pageLength, headDimV] } };
-      }
+      const { nKvHeads, headDimK, headDimV } = shapes[layer];
+      const { nibbles, values: bits } = bitsOf[layer];
+      const exact = (d: number): Field => ({ dtype: 'f16', shape: [nKvHeads, pageLength, d] });
       return {
-        ...keys,
-        values: { dtype: 'u8', shape: [nKvHeads, pageLength, (headDimV * bits) / 8] },
-        valueParams: { dtype: 'f16', shape: [nKvHeads, pageLength, 2] },
+        ...(nibbles === exactKeys
+          ? { keys: exact(headDimK) }
+          : {
+              keys: { dtype: 'u8', shape: [nKvHeads, pageLength / 32, nibbles, 16] },
+              keyScales: { dtype: 'f16', shape: [nKvHeads, pageLength] },
+            }),
+        ...(bits === 16
+          ? { values: exact(headDimV) }
+          : {
+              values: { dtype: 'u8', shape: [nKvHeads, pageLength, (headDimV * bits) / 8] },
+              valueParams: { dtype: 'f16', shape: [nKvHeads, pageLength, 2] },
+            }),
       };
     },
     createCodec: (layer, isCopy) => {
       const shape = shapes[layer];
       const keys =
-        rotations?.of(layer) ?? new AllocatedKeys(kernels, shape, nibblesOf[layer], rule, scratch);
+        nibblesOf[layer] === exactKeys
+          ? undefined
+          : (rotations?.of(layer) ??
+            new AllocatedKeys(kernels, shape, nibblesOf[layer], rule, scratch));
       const valueBits = bitsOf[layer].values;
       const isCentred = centre === 'static';
       const codec = new BitplaneCodec(
@@ -164,7 +171,7 @@ export const create: CacheMethod['create'] = (spec, shapes, kernels, adapter) =>
 
 function readBits(spec: CacheSpec): { keys: number; values: ValueBits } {
   return {
-    keys: numberSetting(spec, 'k', 2, { min: 0.5, max: 4 }),
+    keys: numberSetting(spec, 'k', 2, { min: 0.5, max: 4, or: 16 }),
     values: choiceSetting<ValueBits>(spec, 'v', 2, [2, 3, 4, 16]),
   };
 }
@@ -193,11 +200,12 @@ class BitplaneCodec implements LayerCodec {
     private readonly shape: LayerShape,
     private readonly settings: { valueBits: ValueBits; isCentred: boolean; skip: number },
     private readonly scratch: CodeScratch,
-    private readonly keys: KeyCoder,
+    /** none where keys stay f16 */
+    private readonly keys: KeyCoder | undefined,
   ) {}
 
   get tensors(): readonly Tensor[] {
-    return this.keys.tensors;
+    return this.keys?.tensors ?? [];
   }
 
   /** Takes means and allocation from statistics of the layer. @param bases of keys less their mean */
@@ -206,11 +214,11 @@ class BitplaneCodec implements LayerCodec {
     bases?: readonly BalancedBasis[],
   ): Means {
     if (this.settings.isCentred) {
-      this.keys.fit({ keys, queries }, bases);
+      this.keys?.fit({ keys, queries }, bases);
       this.means = { keys: keyMean, values: valueMean };
     } else {
       const d = this.shape.headDimK;
-      this.keys.fit({ keys: keys.map((x, at) => x + meanProduct(keyMean, at, d)), queries });
+      this.keys?.fit({ keys: keys.map((x, at) => x + meanProduct(keyMean, at, d)), queries });
       this.means = { keys: keyMean.map(() => 0), values: valueMean.map(() => 0) };
     }
     return this.means;
@@ -232,7 +240,9 @@ class BitplaneCodec implements LayerCodec {
   }
 
   store(page: Page, slot: number, k: Tensor, v: Tensor): void {
-    this.kernels.storeCodes(k, this.keys.codec('store'), page.keys, page.keyScales, slot);
+    if (this.keys) {
+      this.kernels.storeCodes(k, this.keys.codec('store'), page.keys, page.keyScales, slot);
+    } else this.kernels.storeRows(k, page.keys, slot);
     const { valueBits } = this.settings;
     if (valueBits === 16) return this.kernels.storeRows(v, page.values, slot);
     if (!page.valueParams) throw new KvError('shape', 'bitplane: the page has no valueParams.');
@@ -241,20 +251,13 @@ class BitplaneCodec implements LayerCodec {
   }
 
   read(q: Tensor): ReturnType<LayerCodec['read']> {
-    const { tables, scales } = this.scratch.tables(
-      q.shape[0],
-      this.shape.nHeads,
-      this.keys.nibbles,
-    );
+    const { valueBits, skip } = this.settings;
+    const valueForm = valueBits === 16 ? 'f16' : (`affine${valueBits}` as const);
+    if (!this.keys) return { keyForm: 'f16', valueForm, query: q, skip };
+    const { nHeads } = this.shape;
+    const { tables, scales } = this.scratch.tables(q.shape[0], nHeads, this.keys.nibbles);
     this.kernels.queryTables(q, this.keys.codec('read'), tables, scales);
-    const { valueBits } = this.settings;
-    return {
-      keyForm: 'codes',
-      valueForm: valueBits === 16 ? 'f16' : `affine${valueBits}`,
-      query: tables,
-      queryScales: scales,
-      skip: this.settings.skip,
-    };
+    return { keyForm: 'codes', valueForm, query: tables, queryScales: scales, skip };
   }
 }
 

@@ -9,6 +9,7 @@ import type { LayerShape } from './cache.ts';
 import type { CodeScratch } from './code-scratch.ts';
 import { allocatedCodec, balancedBasis, uniformCodec, type BalancedBasis } from './codec.ts';
 import { allocConstants, allocTensors } from './constants.ts';
+import { exactKeys } from './spread.ts';
 
 /** How the keys of one layer are coded. */
 export interface KeyCoder {
@@ -152,8 +153,8 @@ export class Rotations {
   ) {
     const heads = Math.max(...shapes.map(({ nKvHeads }) => nKvHeads));
     shapes.forEach(({ headDimK: d }, layer) => {
-      if (this.codecs.has(this.keyOf(layer))) return;
       const nibbles = nibblesOf[layer];
+      if (nibbles === exactKeys || this.codecs.has(this.keyOf(layer))) return;
       const head = uniformCodec(d, nibbles, seed);
       const repeated = (numbers: Float32Array) => () => {
         const all = new Float32Array(heads * numbers.length);

@@ -7,7 +7,7 @@ import type { Place } from './saved-state.ts';
 /** Positions in a page, for every method. Small enough to waste little, large enough to scan fast. */
 export const pageLength = 128;
 
-type Field = { readonly dtype: DType; readonly shape: readonly number[] };
+export type Field = { readonly dtype: DType; readonly shape: readonly number[] };
 
 /** The tensors of one page of one layer; leading dimensions [nKvHeads, pageLength]. */
 export interface PageLayout {

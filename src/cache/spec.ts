@@ -131,20 +131,20 @@ export function choiceSetting<T extends string | number>(
   );
 }
 
-/** A setting that is any number in [min, max]. @throws KvError "usage" for another */
+/** A setting that is any number in [min, max], or one more. @throws KvError "usage" for another */
 export function numberSetting(
   spec: CacheSpec,
   key: string,
   fallback: number,
-  { min, max }: { min: number; max: number },
+  { min, max, or }: { min: number; max: number; or?: number },
 ): number {
   const text = spec.settings.get(key);
   if (text === undefined) return fallback;
   const value = Number(text);
-  if (value >= min && value <= max) return value;
+  if ((value >= min && value <= max) || value === or) return value;
   throw new KvError(
     'usage',
-    `cache "${spec.name}": ${key} is ${text}; it must be a number from ${min} to ${max}.`,
+    `cache "${spec.name}": ${key} is ${text}; it must be a number from ${min} to ${max}${or === undefined ? '' : `, or ${or}`}.`,
   );
 }
 

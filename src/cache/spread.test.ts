@@ -1,5 +1,5 @@
 import { describe, expect, it } from 'vitest';
-import { spreadBits, type LayerBits, type LayerCosts } from './spread.ts';
+import { exactKeys, spreadBits, type LayerBits, type LayerCosts } from './spread.ts';
 
 const even: LayerBits = { nibbles: 8, values: 2 };
 /** Two KV heads of 16 channels. */
@@ -38,6 +38,14 @@ describe('bits of layers', () => {
     expect(spreadBits(layers, [exact, exact])).toEqual([
       { nibbles: 2, values: 16 },
       { nibbles: 14, values: 16 },
+    ]);
+  });
+  it('leave keys in f16 as they are, and spread those of values', () => {
+    const exact: LayerBits = { nibbles: exactKeys, values: 3 };
+    const layers = [layer(1, 1e-6), layer(1, 1)];
+    expect(spreadBits(layers, [exact, exact])).toEqual([
+      { nibbles: exactKeys, values: 2 },
+      { nibbles: exactKeys, values: 4 },
     ]);
   });
   it('are never more than those of an even spread, and fall short by less than a step', () => {

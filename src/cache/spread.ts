@@ -15,8 +15,11 @@ export interface LayerCosts {
 /** Bits of a value: codes, or 16 for f16 as it came. */
 export type ValueBits = AffineBits | 16;
 
+/** In place of a number of nibbles: keys stay f16. */
+export const exactKeys = 0;
+
 export interface LayerBits {
-  /** groups of four bits per key and KV head */
+  /** groups of four bits per key and KV head, or `exactKeys` */
   readonly nibbles: number;
   readonly values: ValueBits;
 }
@@ -30,14 +33,18 @@ const leastShare = 0.25;
 /**
  * Gives each layer bits for keys and values, so that all together are at most those of an even spread
  * and the errors cost least: each step takes what saves most per bit, a nibble for the keys of all KV
- * heads of a layer or a bit for its values (reverse water-filling, Cover and Thomas 10.3.3). Values of 16 bits stay so.
+ * heads of a layer or a bit for its values (reverse water-filling, Cover and Thomas 10.3.3). What is in 16 bits stays so.
  * @param even what each layer would have in an even spread
  */
 export function spreadBits(layers: readonly LayerCosts[], even: readonly LayerBits[]): LayerBits[] {
   const open = layers.map((layer, i) => ({
     layer,
-    savings: nibbleSavings(layer),
-    nibbles: Math.max(1, Math.floor(leastShare * even[i].nibbles)),
+    ...(even[i].nibbles === exactKeys
+      ? { savings: [], nibbles: exactKeys }
+      : {
+          savings: nibbleSavings(layer),
+          nibbles: Math.max(1, Math.floor(leastShare * even[i].nibbles)),
+        }),
     values: (even[i].values === 16 ? 16 : 2) as ValueBits,
   }));
   let left = open.reduce(

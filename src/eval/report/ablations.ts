@@ -79,6 +79,10 @@ const groups: readonly Group[] = [
     }),
   },
   {
+    title: 'bitplane: values alone, keys f16, no window',
+    specs: [2, 3, 4].map((v) => [`v = ${v}`, `bitplane:k=16,v=${v},window=0,sinks=0`] as const),
+  },
+  {
     title: 'bitplane: bits per key channel, values of 2 bits',
     specs: ['1', '1.5', '2', '3'].map((k) => [`k = ${k}`, `bitplane:k=${k},v=2`] as const),
   },
@@ -136,7 +140,7 @@ export const section: Section<AblationData> = {
     const command = compareCommand(context, [...new Set(all)]);
     return [
       text(
-        `One thing changes within a group. KL is that of the next token's distribution from f16's, in nats, over positions from ${beyond} on of all texts; where a method draws from a seed it is the mean of ${seeds}. Bits are of everything that is held, per element of keys and values. An orthogonal R has the temperatures that were fitted on a Gaussian one. Not here, because no cache has the option: compressed values beside exact keys.`,
+        `One thing changes within a group. KL is that of the next token's distribution from f16's, in nats, over positions from ${beyond} on of all texts; where a method draws from a seed it is the mean of ${seeds}. Bits are of everything that is held, per element of keys and values. An orthogonal R has the temperatures that were fitted on a Gaussian one.`,
       ),
       {
         kind: 'chart',
