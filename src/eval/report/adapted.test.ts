@@ -1,7 +1,8 @@
 import { afterAll, beforeAll, describe, expect, test } from 'vitest';
-import { forgeModel, tinyShape } from '../../../test/forged.ts';
+import { forgeModel, smallModel, tinyShape } from '../../../test/forged.ts';
 import type { Finetuned } from '../../cache/finetuned.ts';
 import { adapterBytes } from '../../model/adapter-file.ts';
+import { loadModel } from '../../model/load.ts';
 import type { Model } from '../../model/model.ts';
 import { gapClosed, parameterCount, trainedNumbers, type AdaptedData } from './adapted.ts';
 import type { ReportContext } from './context.ts';
@@ -109,6 +110,23 @@ describe('what was adapted', () => {
     );
   });
 });
+
+test('exercises are asked of what was adapted', async () => {
+  const model = await loadModel(smallModel, { threads: 1 });
+  const context = { ...contextOf(model), settings: { ...contextOf(model).settings, items: 2 } };
+  const { adaptedTasks } = await runReport(['adaptedTasks'], sections, context);
+  const methods = adaptedTasks?.methods.map(({ method }) => method) ?? [];
+  expect(methods).toEqual(expect.arrayContaining(['f16', 'h1b:t=1', 'bitplane:k=1']));
+  for (const own of adaptedTasks?.results ?? []) {
+    expect(own.map(({ method }) => method)).toEqual(methods);
+    for (const { items } of own) expect(items).toBe(2);
+  }
+  const [, table] = renderReport({ adaptedTasks }, sections, context)[0].blocks;
+  if (table.kind !== 'table') throw new Error(`a table was expected, not ${table.kind}`);
+  expect(table.rows.map(({ cells }) => cells[1])).toEqual(methods);
+  for (const { cells } of table.rows) expect(cells.slice(2).join()).toMatch(/^(\d+ ± \d+,?){4}$/);
+  model.dispose();
+}, 120_000);
 
 describe('the verdict on finetuning', () => {
   /** @param variants share of the parameters and perplexity to f16 of each */

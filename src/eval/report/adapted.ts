@@ -54,7 +54,7 @@ interface Candidate {
 const basis = 'h1b:t=head';
 
 /** Those that this model, its adapter or this program cannot run are left out when they are measured. */
-function candidates({ layers, adapter }: Model): Candidate[] {
+export function candidates({ layers, adapter }: Model): Candidate[] {
   const calibrated = adapter?.statistics ? 'calibrated' : 'learnt from its first tokens';
   const heads = layers.reduce((sum, { nHeads }) => sum + nHeads, 0);
   return [

@@ -1,5 +1,6 @@
 import { section as ablations, type AblationData } from './ablations.ts';
 import { section as adapted, type AdaptedData } from './adapted.ts';
+import { section as adaptedTasks, type AdaptedTaskData } from './adapted-tasks.ts';
 import { section as planned, type PlannedData } from './planned.ts';
 import { section as quality, type QualityData } from './quality.ts';
 import type { MeasuredTexts, Section } from './section.ts';
@@ -16,6 +17,7 @@ export interface ReportData extends MeasuredTexts {
   time?: TimeData;
   ablations?: AblationData;
   adapted?: AdaptedData;
+  adaptedTasks?: AdaptedTaskData;
   trade?: TradeData;
   verdict?: VerdictData;
 }
@@ -34,6 +36,7 @@ export const sections: Sections = {
   time,
   ablations,
   adapted,
+  adaptedTasks,
   trade,
   verdict,
 };

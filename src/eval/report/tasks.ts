@@ -7,7 +7,7 @@ import { h1bkv } from './command.ts';
 import { dotRows } from './dot-rows.ts';
 import { percent } from './format.ts';
 import { paperTasks } from './paper.ts';
-import { textFlags, type ReportContext } from './context.ts';
+import { textFlags, type OnShare, type ReportContext } from './context.ts';
 import type { Section } from './section.ts';
 
 export interface TaskData {
@@ -16,7 +16,7 @@ export interface TaskData {
   readonly results: readonly (readonly EvalResult[])[];
 }
 
-interface Asked {
+export interface Asked {
   readonly task: string;
   /** has prose around it, and so a length */
   readonly prose?: true;
@@ -47,29 +47,13 @@ export const section: Section<TaskData> = {
   work: ({ settings: { items, length = defaultLength } }) =>
     items * methods.length * asked.reduce((sum, { prose }) => sum + (prose ? length : 250), 0),
   async run(context, _, onShare) {
-    const { model, texts, settings, instruments, journal } = context;
-    const runnable = (await chooseRunnable(model, methods, 64)).methods;
-    const results: EvalResult[][] = [];
-    for (const [i, { task, prose, set = {} }] of asked.entries()) {
-      const evalContext = {
-        ...{ model, texts, shuffled: texts.every(({ path }) => path === undefined) },
-        runPython: instruments.runPython,
-        settings: {
-          ...{ methods: runnable, seed: settings.seed, set, limit: settings.items },
-          ...(prose && settings.length !== undefined && { lengths: [settings.length] }),
-        },
-      };
-      const own = await evaluate([task], evalContext, {
-        ...(journal && { journal: named(journal, `tasks ${JSON.stringify(runnable)}`) }),
-        onProgress: (done, total) => onShare((i + done / total) / asked.length),
-      });
-      results.push(own);
-    }
+    const runnable = (await chooseRunnable(context.model, methods, 64)).methods;
+    const results = await askAll(context, asked, runnable, onShare);
     return { methods: runnable, results };
   },
   render(data, context): Block[] {
     const { methods, results } = data;
-    const command = results.map(([{ task }]) => taskCommand(context, task, methods)).join('\n');
+    const command = taskCommands(context, asked, methods);
     return [
       text(
         `${context.settings.items} exercises of each kind, the same for every cache, kept out of training; right answers in percent ± one standard error. Chance is what guessing would reach: where f16 is no better than chance, a row says nothing of a cache. The first three are small cousins of GSM8K, MMLU and HumanEval, made for a model of this size; the paper's figures are of a 7B model on the benchmarks themselves.`,
@@ -114,15 +98,12 @@ export const section: Section<TaskData> = {
           { title: 'chance' },
           ...methods.map((title) => ({ title })),
         ],
-        rows: results.map((own) => ({
-          command: taskCommand(context, own[0].task, methods),
+        rows: results.map((own, i) => ({
+          command: taskCommands(context, [asked[i]], methods),
           cells: [
             own[0].length === undefined ? own[0].task : `${own[0].task}, ${own[0].length} tokens`,
             percent(own[0].chance ?? 0),
-            ...own.map(
-              ({ accuracy = 0, accuracyStderr = 0 }) =>
-                `${(100 * accuracy).toFixed(0)} ± ${(100 * accuracyStderr).toFixed(0)}`,
-            ),
+            ...own.map(rightAnswers),
           ],
         })),
       },
@@ -152,21 +133,57 @@ function paperTable(methods: readonly string[]): Block {
   };
 }
 
-function taskCommand(context: ReportContext, task: string, specs: readonly string[]): string {
+/** @returns [tasks][methods] @param methods all of which can run */
+export async function askAll(
+  context: ReportContext,
+  tasks: readonly Asked[],
+  methods: readonly string[],
+  onShare: OnShare,
+): Promise<EvalResult[][]> {
+  const { model, texts, settings, instruments, journal } = context;
+  const results: EvalResult[][] = [];
+  for (const [i, { task, prose, set = {} }] of tasks.entries()) {
+    const evalContext = {
+      ...{ model, texts, shuffled: texts.every(({ path }) => path === undefined) },
+      runPython: instruments.runPython,
+      settings: {
+        ...{ methods, seed: settings.seed, set, limit: settings.items },
+        ...(prose && settings.length !== undefined && { lengths: [settings.length] }),
+      },
+    };
+    const own = await evaluate([task], evalContext, {
+      ...(journal && { journal: named(journal, `tasks ${JSON.stringify(methods)}`) }),
+      onProgress: (done, total) => onShare((i + done / total) / tasks.length),
+    });
+    results.push(own);
+  }
+  return results;
+}
+
+export const rightAnswers = ({ accuracy = 0, accuracyStderr = 0 }: EvalResult) =>
+  `${(100 * accuracy).toFixed(0)} ± ${(100 * accuracyStderr).toFixed(0)}`;
+
+/** One for each task. */
+export function taskCommands(
+  context: ReportContext,
+  tasks: readonly Asked[],
+  specs: readonly string[],
+): string {
   const { settings, modelFlag, adapterFlag } = context;
-  const { prose, set = {} } = asked.find((each) => each.task === task) ?? { task };
-  return h1bkv(
-    'eval',
-    ['--task', task],
-    ['--model', modelFlag],
-    ['--adapter', adapterFlag],
-    ...textFlags(context),
-    ['--limit', settings.items],
-    ['--seed', settings.seed],
-    ['--length', prose ? settings.length : undefined],
-    ...Object.entries(set).map(([name, value]) => ['--set', `${name}=${value}`] as const),
-    ['--cache', specs.join(' ')],
-  );
+  const command = ({ task, prose, set = {} }: Asked) =>
+    h1bkv(
+      'eval',
+      ['--task', task],
+      ['--model', modelFlag],
+      ['--adapter', adapterFlag],
+      ...textFlags(context),
+      ['--limit', settings.items],
+      ['--seed', settings.seed],
+      ['--length', prose ? settings.length : undefined],
+      ...Object.entries(set).map(([name, value]) => ['--set', `${name}=${value}`] as const),
+      ['--cache', specs.join(' ')],
+    );
+  return tasks.map(command).join('\n');
 }
 
 /** A journal whose entries belong to one part of the report. */
