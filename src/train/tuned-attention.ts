@@ -15,7 +15,7 @@ import { projectionOf, type TunedLayer } from './tuning.ts';
 
 const steepness = 2;
 /** Queries at a time: products then leave out most keys that come after them. */
-const blockRows = 128;
+const blockRows = 256;
 
 /** Rows of a step: q [n, nHeads, d], k [n, nKvHeads, d] after RoPE, v [n, nKvHeads, dv]. */
 export interface AttentionRows {
@@ -58,9 +58,10 @@ export class TunedAttention {
     const { bits, surrogate } = this.settings;
     const n = rows.v.length / nKvHeads / headDimV;
     const v = surrogate ? rows.v : this.arrays.affineRoundTrip(rows.v, nKvHeads, headDimV);
-    const projections = this.projections(layer);
-    const querySigns = this.signs(layer, projections, rows.q, nHeads);
-    const keySigns = this.signs(layer, projections, rows.k, nKvHeads);
+    const rounded = projectionOf(layer);
+    const projections = this.projections(surrogate ? layer.projection : rounded);
+    const querySigns = this.signs(rounded, projections, rows.q, nHeads);
+    const keySigns = this.signs(rounded, projections, rows.k, nKvHeads);
     const out = new Float32Array(n * nHeads * headDimV);
     const betas = this.betas(layer, rows.q);
     const weights = querySigns.map((signs, head) => {
@@ -69,7 +70,7 @@ export class TunedAttention {
       return blocks(n).map(({ from, to }) => {
         const seen = keySigns[group].subarray(0, to * bits);
         const scores = this.arrays.product(signs.subarray(from * bits, to * bits), seen, bits);
-        softmaxRows(scores, betas[head].subarray(from, to));
+        softmaxRows(scores, betas[head].subarray(from, to), surrogate ? undefined : bits);
         const attended = this.arrays.product(scores, firstColumns(values, n, to), to);
         addColumns(out, nHeads, headDimV, head, attended, from);
         return scores;
@@ -147,9 +148,9 @@ export class TunedAttention {
     return Math.floor((head * this.shape.nKvHeads) / this.shape.nHeads);
   }
 
-  /** @returns [heads][n, bits] */
+  /** @param rounded R as a cache has it @returns [heads][n, bits] */
   private signs(
-    layer: TunedLayer,
+    rounded: Int8Array,
     projections: readonly Float32Array[],
     x: Float32Array,
     heads: number,
@@ -158,7 +159,7 @@ export class TunedAttention {
     const { bits, surrogate } = this.settings;
     if (!surrogate) {
       const shape = [nKvHeads, bits, headDimK] as const;
-      return this.arrays.sketchSigns(x, heads, projectionOf(layer), shape);
+      return this.arrays.sketchSigns(x, heads, rounded, shape);
     }
     return Array.from({ length: heads }, (_, head) => {
       const { unit } = normalized(columnsOf(x, heads, headDimK, head), headDimK);
@@ -168,9 +169,9 @@ export class TunedAttention {
     });
   }
 
-  /** R of each KV head as real numbers, [bits, d]. */
-  private projections(layer: TunedLayer): Float32Array[] {
-    const r = Float32Array.from(this.settings.surrogate ? layer.projection : projectionOf(layer));
+  /** R of each KV head as real numbers, [bits, d]. @param units R in units of `projectionStep` */
+  private projections(units: Int8Array | Float32Array): Float32Array[] {
+    const r = new Float32Array(units);
     for (let i = 0; i < r.length; i++) r[i] *= projectionStep;
     return Array.from({ length: this.shape.nKvHeads }, (_, group) => this.ofGroup(r, group));
   }
@@ -197,7 +198,7 @@ export class TunedAttention {
     const du = arrays.product(unit, r, d);
     for (let i = 0; i < du.length; i++) {
       // The slope of tanh is 4 e / (1 + e)^2, e being exp(-2 |its argument|).
-      const e = Math.exp(-2 * steepness * Math.abs(du[i]));
+      const e = expOfMinus(2 * steepness * Math.abs(du[i]));
       du[i] = (dSigns[i] * steepness * 4 * e) / (1 + e) ** 2;
     }
     const dR = arrays.product(transpose(du, bits), transpose(unit, d), norms.length);
@@ -212,6 +213,13 @@ export class TunedAttention {
     }
     return dUnit;
   }
+}
+
+/** exp(-x) for x >= 0, up to 1e-4 of it where x < 4: much faster than `Math.exp`, which many slopes would wait for. */
+function expOfMinus(x: number): number {
+  let e = Math.max(0, 512 - x) / (512 + x);
+  for (let i = 0; i < 8; i++) e *= e;
+  return e;
 }
 
 /** Queries `from` to `to`, which see keys 0 to `to` at most. */
@@ -272,16 +280,26 @@ function addColumns(
 /**
  * Causal softmax(beta * score), row by row, in place.
  * @param scores of the last queries, [m, n] @param betas [m]
+ * @param bits of sketches: scores are whole then, and exponentials come from a table of all there can be
  */
-function softmaxRows(scores: Float32Array, betas: Float32Array): void {
+function softmaxRows(scores: Float32Array, betas: Float32Array, bits?: number): void {
   const n = scores.length / betas.length;
+  const table = new Float64Array((bits ?? 0) + 1);
   for (let i = 0; i < betas.length; i++) {
     const [beta, from] = [betas[i], i * n];
     const end = from + n - betas.length + i + 1;
     let max = -Infinity;
     for (let j = from; j < end; j++) if (scores[j] > max) max = scores[j];
     let sum = 0;
-    for (let j = from; j < end; j++) sum += scores[j] = Math.exp(beta * (scores[j] - max));
+    if (bits) {
+      // Two scores differ by an even number.
+      const ratio = Math.exp(-2 * beta);
+      table[0] = 1;
+      for (let k = 1; k <= bits; k++) table[k] = table[k - 1] * ratio;
+      for (let j = from; j < end; j++) sum += scores[j] = table[(max - scores[j]) >> 1];
+    } else {
+      for (let j = from; j < end; j++) sum += scores[j] = Math.exp(beta * (scores[j] - max));
+    }
     for (let j = from; j < end; j++) scores[j] /= sum;
     scores.fill(0, end, from + n);
   }

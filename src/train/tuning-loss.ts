@@ -32,9 +32,8 @@ export function tuningLoss(
     const weight = isScored ? languageWeight / (n - 1) : 0;
     let kl = 0;
     for (let c = 0; c < size; c++) {
-      const [pc, qc] = [teacherP[c], studentP[c]];
-      kl += pc * (p[c] - q[c]);
-      d[c] = (qc - pc) / n + weight * qc;
+      kl += teacherP[c] * (p[c] - q[c]);
+      d[c] = (studentP[c] - teacherP[c]) / n + weight * studentP[c];
     }
     sums.kl += kl + qSum - pSum;
     if (!isScored) continue;
