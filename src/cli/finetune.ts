@@ -189,7 +189,7 @@ function startOf(model: Model, flags: FinetuneFlags): TuningStart {
   const spec = parseSpec(norm ? 'h1b:t=norm' : 'h1b');
   const { temperatures, byNorm } = chooseTemperatures(spec, bits, model.layers, model.adapter);
   const { dModel } = model.parts.config;
-  const orthogonal = projection && !process.env.GAUSS && { orthogonal: true };
+  const orthogonal = projection && { orthogonal: true };
   return { bits, seed, values, dModel, temperatures, ...(byNorm && { byNorm }), ...orthogonal };
 }
 
