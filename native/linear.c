@@ -9,7 +9,7 @@
 
 enum {
   PACKED = VECTORS * WIDE, /* rows that share the loads of a code of x */
-  FLOAT_ROWS = 4,          /* the same of weights that are floats */
+  FLOAT_TOKENS = WIDE == 16 ? 4 : 2, /* positions that share the loads of weights that are floats */
   TAKEN_BYTES = 1 << 14, /* weights that a thread takes at a time: many beside the cost of that */
 };
 
@@ -509,52 +509,108 @@ static BlockTask *const block_tasks[] = {
     [Q5_1] = rows_of_Q5_1, [Q4_K] = rows_of_Q4_K, [Q5_K] = rows_of_Q5_K, [Q6_K] = rows_of_Q6_K,
 };
 
-enum { CHUNK = 512 }; /* columns of a tile of unpacked weights: 8 KiB, which stays in L1 */
+enum { CHUNK = 512 }; /* columns of a tile of unpacked weights: 8 to 32 KiB, which stay in L1 */
 
-/** weights [rows, from .. from + count) as f32 [FLOAT_ROWS, CHUNK], zero beyond. */
+/**
+ * Weights of WIDE rows, f32 [CHUNK / 4, 4, WIDE]: of every four columns a vector for each k, with those of
+ * row 4 g + k in quad g.
+ */
+typedef float FloatTile[CHUNK / 4][4][WIDE];
+
+INLINE f32x4 load_four(const LinearPart *part, int32_t dtype, size_t at) {
+  if (dtype == F32) return load_f32x4((const float *)part->weight + at);
+  const uint16_t *half = (const uint16_t *)part->weight + at;
+  return dtype == F16 ? load_half(half) : load_bfloat(half);
+}
+
+INLINE float load_one(const LinearPart *part, size_t at) {
+  if (part->dtype == F32) return ((const float *)part->weight)[at];
+  i32x4 bits = splat_i32(((const uint16_t *)part->weight)[at]);
+  return (part->dtype == F16 ? half_to_f32(bits) : (f32x4)(bits << 16))[0];
+}
+
+/** Columns from .. from + width of `rows` rows; the tile's other rows are zero. */
 static void unpack(const LinearPart *part, int32_t first, int32_t rows, size_t columns, size_t from,
-                   size_t count, float tile[FLOAT_ROWS][CHUNK]) {
-  __builtin_memset(tile, 0, FLOAT_ROWS * CHUNK * sizeof(float));
+                   size_t width, FloatTile tile) {
+  if (rows < WIDE) __builtin_memset(tile, 0, sizeof(FloatTile));
   for (int32_t r = 0; r < rows; r++) {
-    size_t at = (size_t)(first + r) * columns + from;
-    const uint16_t *half = (const uint16_t *)part->weight + at;
-    if (part->dtype == F32) {
-      __builtin_memcpy(tile[r], (const float *)part->weight + at, count * sizeof(float));
-      continue;
-    }
-    size_t c = 0;
-    if (part->dtype == F16)
-      for (; c + LANES <= count; c += LANES) store_f32x4(tile[r] + c, load_half(half + c));
-    for (; c + LANES <= count; c += LANES) store_f32x4(tile[r] + c, load_bfloat(half + c));
-    for (; c < count; c++) {
-      i32x4 bits = splat_i32(half[c]);
-      tile[r][c] = (part->dtype == F16 ? half_to_f32(bits) : (f32x4)(bits << 16))[0];
-    }
+    size_t at = (size_t)(first + r) * columns + from, c = 0;
+    int32_t k = r % 4, quad = r / 4 * 4;
+    for (; c + 4 <= width; c += 4)
+      store_f32x4(tile[c / 4][k] + quad, load_four(part, part->dtype, at + c));
+    for (; c < width; c++) tile[c / 4][k][quad + (int32_t)(c % 4)] = load_one(part, at + c);
   }
 }
 
-/** f32, f16 and bf16: FLOAT_ROWS rows for every position, unpacked once for all of them. */
+/** Products of a tile with `tokens` <= FLOAT_TOKENS positions of x [tokens, columns]; lane = row. */
+INLINE void multiply_floats(const float *x, size_t columns, FloatTile tile, size_t width,
+                            size_t tokens, f32xw sums[FLOAT_TOKENS]) {
+  f32xw parts[FLOAT_TOKENS][4];
+  for (size_t t = 0; t < tokens; t++)
+    for (size_t k = 0; k < 4; k++) parts[t][k] = splat_w(0);
+  size_t c = 0;
+  for (; c + 4 <= width; c += 4) {
+    UNROLL
+    for (size_t t = 0; t < tokens; t++) {
+      f32xw four = (f32xw)splat_quad_w(x + t * columns + c);
+      UNROLL
+      for (size_t k = 0; k < 4; k++)
+        parts[t][k] = madd_w(four, load_f32xw(tile[c / 4][k]), parts[t][k]);
+    }
+  }
+  UNROLL
+  for (size_t t = 0; t < tokens; t++)
+    sums[t] = sum_each_in_quads_w(parts[t][0], parts[t][1], parts[t][2], parts[t][3]);
+  for (; c < width; c++) {
+    f32xw column;
+    for (int32_t r = 0; r < WIDE; r++) column[r] = tile[c / 4][r % 4][r / 4 * 4 + (int32_t)(c % 4)];
+    for (size_t t = 0; t < tokens; t++) sums[t] += splat_w(x[t * columns + c]) * column;
+  }
+}
+
+/** Rows first .. end for the only position, four at a time, with the sums of `multiply_floats`. */
+INLINE void float_rows_once(const Linear *l, const LinearPart *part, int32_t first, int32_t end,
+                            int32_t dtype) {
+  const float *x = dtype == F16 ? l->halves : l->x;
+  for (int32_t row = first; row < end; row += 4) {
+    size_t at[4];
+    for (int32_t k = 0; k < 4; k++)
+      at[k] = (size_t)(row + k < end ? row + k : end - 1) * l->columns;
+    f32x4 total = splat(0);
+    for (size_t from = 0, c = 0; from < l->columns; from += CHUNK) {
+      size_t to = l->columns - from < CHUNK ? l->columns : from + CHUNK;
+      f32x4 s[4] = {splat(0), splat(0), splat(0), splat(0)};
+      for (; c + 4 <= to; c += 4) {
+        UNROLL
+        for (int32_t k = 0; k < 4; k++)
+          s[k] = madd(load_f32x4(x + c), load_four(part, dtype, at[k] + c), s[k]);
+      }
+      f32x4 sums = sum_each_f32(s[0], s[1], s[2], s[3]);
+      for (; c < to; c++)
+        for (int32_t k = 0; k < 4; k++) sums[k] += x[c] * load_one(part, at[k] + c);
+      total = from ? total + sums : sums;
+    }
+    for (int32_t k = 0; k < 4 && row + k < end; k++) part->out[row + k] = total[k];
+  }
+}
+
+/** f32, f16 and bf16: `count` <= WIDE rows for every position, unpacked once for all of them. */
 static void float_rows(const Linear *l, const LinearPart *part, int32_t first, int32_t count) {
-  float tile[FLOAT_ROWS][CHUNK];
+  _Alignas(64) FloatTile tile;
   for (size_t from = 0; from < l->columns; from += CHUNK) {
     size_t width = l->columns - from < CHUNK ? l->columns - from : CHUNK;
     unpack(part, first, count, l->columns, from, width, tile);
-    for (size_t i = 0; i < l->n; i++) {
+    for (size_t i = 0, tokens; i < l->n; i += tokens) {
       const float *x = (part->dtype == F16 ? l->halves : l->x) + i * l->columns + from;
-      f32x4 s0 = splat(0), s1 = s0, s2 = s0, s3 = s0;
-      size_t c = 0;
-      for (; c + LANES <= width; c += LANES) {
-        f32x4 v = load_f32x4(x + c);
-        s0 = madd(v, load_f32x4(tile[0] + c), s0);
-        s1 = madd(v, load_f32x4(tile[1] + c), s1);
-        s2 = madd(v, load_f32x4(tile[2] + c), s2);
-        s3 = madd(v, load_f32x4(tile[3] + c), s3);
+      f32xw sums[FLOAT_TOKENS];
+      tokens = i + FLOAT_TOKENS <= l->n ? FLOAT_TOKENS : 1;
+      if (tokens == 1) multiply_floats(x, l->columns, tile, width, 1, sums);
+      else multiply_floats(x, l->columns, tile, width, FLOAT_TOKENS, sums);
+      for (size_t t = 0; t < tokens; t++) {
+        float *out = part->out + (i + t) * (size_t)part->rows + first;
+        if (from == 0 && count == WIDE) store_f32xw(out, sums[t]);
+        else for (int32_t r = 0; r < count; r++) out[r] = (from ? out[r] : 0) + sums[t][r];
       }
-      f32x4 sums = sum_each_f32(s0, s1, s2, s3);
-      for (; c < width; c++)
-        sums += splat(x[c]) * (f32x4){tile[0][c], tile[1][c], tile[2][c], tile[3][c]};
-      float *out = part->out + i * (size_t)part->rows + first;
-      for (int32_t r = 0; r < count; r++) out[r] = from == 0 ? sums[r] : out[r] + sums[r];
     }
   }
 }
@@ -567,8 +623,14 @@ static void some_rows(const Linear *l, const LinearPart *part, Run run, int32_t 
     block_tasks[part->dtype](l, part, run, worker);
     return;
   }
-  for (int32_t row = run.start; row < run.end; row += FLOAT_ROWS)
-    float_rows(l, part, row, run.end - row < FLOAT_ROWS ? run.end - row : FLOAT_ROWS);
+  if (l->n == 1) {
+    if (part->dtype == F32) float_rows_once(l, part, run.start, run.end, F32);
+    else if (part->dtype == F16) float_rows_once(l, part, run.start, run.end, F16);
+    else float_rows_once(l, part, run.start, run.end, BF16);
+    return;
+  }
+  for (int32_t row = run.start; row < run.end; row += WIDE)
+    float_rows(l, part, row, run.end - row < WIDE ? run.end - row : WIDE);
 }
 
 INLINE int32_t min_of(int32_t a, int32_t b) { return a < b ? a : b; }

@@ -17,6 +17,10 @@ INLINE float sum_w(f32xw a) { return sum_f32(a); }
 INLINE float max_lane_w(f32xw a) { return max_lane(a); }
 /** Lane i is the sum of the lanes of the i-th argument. */
 INLINE f32x4 sum_each_w(f32xw a, f32xw b, f32xw c, f32xw d) { return sum_each_f32(a, b, c, d); }
+/** In each quad, lane i is the sum of the lanes of the i-th argument there. */
+INLINE f32xw sum_each_in_quads_w(f32xw a, f32xw b, f32xw c, f32xw d) {
+  return sum_each_f32(a, b, c, d);
+}
 INLINE f32x4 max_each_w(f32xw a, f32xw b, f32xw c, f32xw d) {
   return (f32x4){max_lane(a), max_lane(b), max_lane(c), max_lane(d)};
 }

@@ -19,6 +19,11 @@ INLINE f32x4 sum_each_w(f32xw a, f32xw b, f32xw c, f32xw d) {
   return sum_each_f32(lower_half(a) + upper_half(a), lower_half(b) + upper_half(b),
                       lower_half(c) + upper_half(c), lower_half(d) + upper_half(d));
 }
+INLINE f32xw sum_each_in_quads_w(f32xw a, f32xw b, f32xw c, f32xw d) {
+  __m256 ab = _mm256_unpacklo_ps(a, b) + _mm256_unpackhi_ps(a, b);
+  __m256 cd = _mm256_unpacklo_ps(c, d) + _mm256_unpackhi_ps(c, d);
+  return _mm256_shuffle_ps(ab, cd, 0x44) + _mm256_shuffle_ps(ab, cd, 0xee);
+}
 INLINE f32x4 max_each_w(f32xw a, f32xw b, f32xw c, f32xw d) {
   return (f32x4){max_lane_w(a), max_lane_w(b), max_lane_w(c), max_lane_w(d)};
 }

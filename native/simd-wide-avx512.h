@@ -20,10 +20,13 @@ INLINE f32xw madd_w(f32xw a, f32xw b, f32xw c) { return _mm512_fmadd_ps(a, b, c)
 INLINE float sum_w(f32xw a) { return _mm512_reduce_add_ps(a); }
 INLINE float max_lane_w(f32xw a) { return _mm512_reduce_max_ps(a); }
 
-INLINE f32x4 sum_each_w(f32xw a, f32xw b, f32xw c, f32xw d) {
+INLINE f32xw sum_each_in_quads_w(f32xw a, f32xw b, f32xw c, f32xw d) {
   __m512 ab = _mm512_unpacklo_ps(a, b) + _mm512_unpackhi_ps(a, b);
   __m512 cd = _mm512_unpacklo_ps(c, d) + _mm512_unpackhi_ps(c, d);
-  __m512 quads = _mm512_shuffle_ps(ab, cd, 0x44) + _mm512_shuffle_ps(ab, cd, 0xee);
+  return _mm512_shuffle_ps(ab, cd, 0x44) + _mm512_shuffle_ps(ab, cd, 0xee);
+}
+INLINE f32x4 sum_each_w(f32xw a, f32xw b, f32xw c, f32xw d) {
+  __m512 quads = sum_each_in_quads_w(a, b, c, d);
   __m256 two = _mm512_castps512_ps256(quads) + _mm512_extractf32x8_ps(quads, 1);
   return _mm256_castps256_ps128(two) + _mm256_extractf128_ps(two, 1);
 }

@@ -50,5 +50,5 @@ const toI8 = (x: number) => Math.max(-127, Math.min(127, Math.round(x)));
 
 /** A projection that was trained, as caches use it. @param r in units of `projectionStep` */
 export function roundedProjection(r: Float32Array): Int8Array {
-  return Int8Array.from(r, toI8);
+  return new Int8Array(r.map(toI8));
 }

@@ -184,11 +184,13 @@ function ratesOf({ rate, projection }: FinetuneFlags) {
 }
 
 /** Begins with the temperatures that calibration found, if it did. */
-function startOf(model: Model, { bits, seed, values, norm }: FinetuneFlags): TuningStart {
+function startOf(model: Model, flags: FinetuneFlags): TuningStart {
+  const { bits, seed, values, norm, projection } = flags;
   const spec = parseSpec(norm ? 'h1b:t=norm' : 'h1b');
   const { temperatures, byNorm } = chooseTemperatures(spec, bits, model.layers, model.adapter);
   const { dModel } = model.parts.config;
-  return { bits, seed, values, dModel, temperatures, ...(byNorm && { byNorm }) };
+  const orthogonal = projection && { orthogonal: true };
+  return { bits, seed, values, dModel, temperatures, ...(byNorm && { byNorm }), ...orthogonal };
 }
 
 async function save(

@@ -1,6 +1,7 @@
 import type { Kernels, RopeStyle, Tensor } from '../kernels/kernels.ts';
 import { allocTensor, bytesOf, tensor } from '../kernels/tensor.ts';
 import { dequantize } from '../math/blocks.ts';
+import { f16ToF32 } from '../math/f16.ts';
 import { elementCount, tensorSizeBytes, type DType } from '../math/dtype.ts';
 
 /**
@@ -99,11 +100,33 @@ export class ArrayKernels {
     this.kernels.storeSketch(this.put('x', x, [n, heads, d]), r, page, 0);
     const words = this.kernels.view(page) as Uint32Array;
     return Array.from({ length: heads }, (_, head) => {
+      const signs = new Float32Array(n * bits);
       const from = head * n * bits;
-      return Float32Array.from({ length: n * bits }, (_, i) =>
-        (words[(from + i) >> 5] >>> (i & 31)) & 1 ? 1 : -1,
-      );
+      for (let i = 0; i < signs.length; i++) {
+        signs[i] = ((words[(from + i) >> 5] >>> (i & 31)) & 1) * 2 - 1;
+      }
+      return signs;
     });
+  }
+
+  /** Values as their 4-bit codes say them, bit for bit those that a cache stores. @param x [n, heads, d] */
+  affineRoundTrip(x: Float32Array, heads: number, d: number): Float32Array {
+    const n = x.length / heads / d;
+    const codes = this.room('out', 'u8', [heads, n, d / 2]);
+    const params = this.room('params', 'f16', [heads, n, 2]);
+    this.kernels.storeAffine(this.put('x', x, [n, heads, d]), codes, params, 4, 0, { clip: false });
+    const [bytes, halves] = [codes, params].map((t) => this.kernels.view(t));
+    const out = new Float32Array(x.length);
+    for (let row = 0; row < n * heads; row++) {
+      const [low, step] = [f16ToF32(halves[2 * row]), f16ToF32(halves[2 * row + 1])];
+      const at = ((row % n) * heads + Math.floor(row / n)) * d;
+      for (let i = 0; i < d / 2; i++) {
+        const byte = bytes[(row * d) / 2 + i];
+        out[at + i] = low + step * (byte & 15);
+        out[at + d / 2 + i] = low + step * (byte >> 4);
+      }
+    }
+    return out;
   }
 
   dispose(): void {
@@ -141,13 +164,28 @@ export class ArrayKernels {
 export function transpose(x: Float32Array, columns: number): Float32Array {
   const rows = x.length / columns;
   const out = new Float32Array(x.length);
-  for (let r = 0; r < rows; r++) {
-    for (let c = 0; c < columns; c++) out[c * rows + r] = x[r * columns + c];
+  // In squares, so that both arrays stay in the cache.
+  for (let top = 0; top < rows; top += 16) {
+    const bottom = Math.min(rows, top + 16);
+    for (let c = 0; c < columns; c++) {
+      for (let r = top; r < bottom; r++) out[c * rows + r] = x[r * columns + c];
+    }
   }
   return out;
 }
 
-/** to += x, element by element. */
+/** @param x [rows, columns] @returns the first `count` columns, [rows, count] */
+export function firstColumns(x: Float32Array, columns: number, count: number): Float32Array {
+  if (count === columns) return x;
+  const rows = x.length / columns;
+  const out = new Float32Array(rows * count);
+  for (let r = 0; r < rows; r++) {
+    out.set(x.subarray(r * columns, r * columns + count), r * count);
+  }
+  return out;
+}
+
+/** to += x, element by element; x may be shorter. */
 export function addTo(to: Float32Array, x: Float32Array): void {
-  for (let i = 0; i < to.length; i++) to[i] += x[i];
+  for (let i = 0; i < x.length; i++) to[i] += x[i];
 }

@@ -10,13 +10,12 @@
 import { projectionStep } from '../cache/sketch.ts';
 import { rootMeanSquares } from '../cache/sketched.ts';
 import type { LayerShape } from '../cache/cache.ts';
-import { quantizeAffine } from '../kernels/affine.ts';
-import { f16ToF32 } from '../math/f16.ts';
-import { addTo, transpose, type ArrayKernels } from './array-kernels.ts';
+import { addTo, firstColumns, transpose, type ArrayKernels } from './array-kernels.ts';
 import { projectionOf, type TunedLayer } from './tuning.ts';
 
 const steepness = 2;
-const valueBits = 4;
+/** Queries at a time: products then leave out most keys that come after them. */
+const blockRows = 256;
 
 /** Rows of a step: q [n, nHeads, d], k [n, nKvHeads, d] after RoPE, v [n, nKvHeads, dv]. */
 export interface AttentionRows {
@@ -32,8 +31,10 @@ export interface AttentionTape {
   /** [heads][n, bits] */
   readonly querySigns: readonly Float32Array[];
   readonly keySigns: readonly Float32Array[];
-  /** [nHeads][n, n], zero where a key is not visible */
-  readonly weights: readonly Float32Array[];
+  /** R of each KV head as real numbers, [nKvHeads][bits, d] */
+  readonly projections: readonly Float32Array[];
+  /** of `blocks` of queries, [nHeads][blocks][to - from, to], zero where a key is not visible */
+  readonly weights: readonly (readonly Float32Array[])[];
 }
 
 export interface SketchSettings {
@@ -56,27 +57,32 @@ export class TunedAttention {
     const { nHeads, nKvHeads, headDimV } = this.shape;
     const { bits, surrogate } = this.settings;
     const n = rows.v.length / nKvHeads / headDimV;
-    const v = surrogate ? rows.v : roundTrip(rows.v, headDimV);
-    const querySigns = this.signs(layer, rows.q, nHeads);
-    const keySigns = this.signs(layer, rows.k, nKvHeads);
+    const v = surrogate ? rows.v : this.arrays.affineRoundTrip(rows.v, nKvHeads, headDimV);
+    const rounded = projectionOf(layer);
+    const projections = this.projections(surrogate ? layer.projection : rounded);
+    const querySigns = this.signs(rounded, projections, rows.q, nHeads);
+    const keySigns = this.signs(rounded, projections, rows.k, nKvHeads);
     const out = new Float32Array(n * nHeads * headDimV);
     const betas = this.betas(layer, rows.q);
     const weights = querySigns.map((signs, head) => {
       const group = this.group(head);
-      const scores = this.arrays.product(signs, keySigns[group], bits);
-      softmaxRows(scores, n, betas[head]);
-      const values = columnsOf(v, nKvHeads, headDimV, group);
-      const attended = this.arrays.product(scores, transpose(values, headDimV), n);
-      addColumns(out, nHeads, headDimV, head, attended);
-      return scores;
+      const values = transpose(columnsOf(v, nKvHeads, headDimV, group), headDimV);
+      return blocks(n).map(({ from, to }) => {
+        const seen = keySigns[group].subarray(0, to * bits);
+        const scores = this.arrays.product(signs.subarray(from * bits, to * bits), seen, bits);
+        softmaxRows(scores, betas[head].subarray(from, to), surrogate ? undefined : bits);
+        const attended = this.arrays.product(scores, firstColumns(values, n, to), to);
+        addColumns(out, nHeads, headDimV, head, attended, from);
+        return scores;
+      });
     });
-    return { out, tape: { rows: { ...rows, v }, querySigns, keySigns, weights } };
+    return { out, tape: { rows: { ...rows, v }, querySigns, keySigns, projections, weights } };
   }
 
   /** @param dOut gradient of `out` @param gradient of the layer, added to @returns gradients of q, k and v */
   backward(
     layer: TunedLayer,
-    { rows, querySigns, keySigns, weights }: AttentionTape,
+    { rows, querySigns, keySigns, projections, weights }: AttentionTape,
     dOut: Float32Array,
     gradient: TunedLayer,
   ): AttentionRows {
@@ -87,28 +93,41 @@ export class TunedAttention {
     const d = { q: zeros(rows.q), k: zeros(rows.k), v: zeros(rows.v) };
     const dKeySigns = keySigns.map(zeros);
     const betas = this.betas(layer, rows.q);
-    weights.forEach((p, head) => {
+    const gradientOf = (group: number) => this.ofGroup(gradient.projection, group);
+    const turnedKeys = keySigns.map((signs) => transpose(signs, bits));
+    querySigns.forEach((signs, head) => {
       const group = this.group(head);
       const dHead = columnsOf(dOut, nHeads, headDimV, head);
       const values = columnsOf(rows.v, nKvHeads, headDimV, group);
-      const dValues = arrays.product(transpose(p, n), transpose(dHead, headDimV), n);
-      addColumns(d.v, nKvHeads, headDimV, group, dValues);
+      const dSigns = zeros(signs);
+      blocks(n).forEach(({ from, to }, block) => {
+        const p = weights[head][block];
+        const dBlock = dHead.subarray(from * headDimV, to * headDimV);
+        const turned = transpose(dBlock, headDimV);
+        const dValues = arrays.product(transpose(p, to), turned, to - from);
+        addColumns(d.v, nKvHeads, headDimV, group, dValues, 0);
 
-      const dScores = arrays.product(dHead, values, headDimV);
-      const dLogBetas = softmaxRowsBack(p, dScores, n, betas[head]);
+        const dScores = arrays.product(dBlock, values.subarray(0, to * headDimV), headDimV);
+        softmaxRowsBack(p, dScores, betas[head].subarray(from, to));
+        dSigns.set(
+          arrays.product(dScores, firstColumns(turnedKeys[group], n, to), to),
+          from * bits,
+        );
+        const queries = transpose(signs.subarray(from * bits, to * bits), bits);
+        addTo(dKeySigns[group], arrays.product(transpose(dScores, to), queries, to - from));
+      });
+      // Scores are <s_q, s_k>, and logits beta times that.
+      const dLogBetas = rowProducts(signs, dSigns, bits);
       for (const dLogBeta of dLogBetas) gradient.logT[head] -= dLogBeta;
-      const dSigns = arrays.product(dScores, transpose(keySigns[group], bits), n);
       const queries = columnsOf(rows.q, nHeads, headDimK, head);
-      const dQueries = this.signsBack(layer, group, queries, dSigns, gradient);
+      const dQueries = this.signsBack(projections[group], queries, dSigns, gradientOf(group));
       if (byNorm) addTo(dQueries, normBack(queries, dLogBetas));
-      addColumns(d.q, nHeads, headDimK, head, dQueries);
-      const back = arrays.product(transpose(dScores, n), transpose(querySigns[head], bits), n);
-      addTo(dKeySigns[group], back);
+      addColumns(d.q, nHeads, headDimK, head, dQueries, 0);
     });
     dKeySigns.forEach((dSigns, group) => {
       const keys = columnsOf(rows.k, nKvHeads, headDimK, group);
-      const dKeys = this.signsBack(layer, group, keys, dSigns, gradient);
-      addColumns(d.k, nKvHeads, headDimK, group, dKeys);
+      const dKeys = this.signsBack(projections[group], keys, dSigns, gradientOf(group));
+      addColumns(d.k, nKvHeads, headDimK, group, dKeys, 0);
     });
     return d;
   }
@@ -129,83 +148,107 @@ export class TunedAttention {
     return Math.floor((head * this.shape.nKvHeads) / this.shape.nHeads);
   }
 
-  /** @returns [heads][n, bits] */
-  private signs(layer: TunedLayer, x: Float32Array, heads: number): Float32Array[] {
+  /** @param rounded R as a cache has it @returns [heads][n, bits] */
+  private signs(
+    rounded: Int8Array,
+    projections: readonly Float32Array[],
+    x: Float32Array,
+    heads: number,
+  ): Float32Array[] {
     const { nKvHeads, headDimK } = this.shape;
     const { bits, surrogate } = this.settings;
     if (!surrogate) {
       const shape = [nKvHeads, bits, headDimK] as const;
-      return this.arrays.sketchSigns(x, heads, projectionOf(layer), shape);
+      return this.arrays.sketchSigns(x, heads, rounded, shape);
     }
     return Array.from({ length: heads }, (_, head) => {
       const { unit } = normalized(columnsOf(x, heads, headDimK, head), headDimK);
       const group = Math.floor((head * nKvHeads) / heads);
-      const u = this.arrays.product(unit, this.projection(layer, group), headDimK);
+      const u = this.arrays.product(unit, projections[group], headDimK);
       return u.map((value) => Math.tanh(steepness * value));
     });
   }
 
-  /** R of a KV head as real numbers, [bits, d]. */
-  private projection(layer: TunedLayer, group: number): Float32Array {
-    const size = this.settings.bits * this.shape.headDimK;
-    const r = this.settings.surrogate ? layer.projection : projectionOf(layer);
-    return Float32Array.from(
-      r.subarray(group * size, (group + 1) * size),
-      (x) => x * projectionStep,
-    );
+  /** R of each KV head as real numbers, [bits, d]. @param units R in units of `projectionStep` */
+  private projections(units: Int8Array | Float32Array): Float32Array[] {
+    const r = new Float32Array(units);
+    for (let i = 0; i < r.length; i++) r[i] *= projectionStep;
+    return Array.from({ length: this.shape.nKvHeads }, (_, group) => this.ofGroup(r, group));
   }
 
-  /** @param x of one head, [n, d] @param dSigns [n, bits] @returns gradient of x */
+  private ofGroup(projection: Float32Array, group: number): Float32Array {
+    const size = this.settings.bits * this.shape.headDimK;
+    return projection.subarray(group * size, (group + 1) * size);
+  }
+
+  /**
+   * @param r [bits, d] @param x of one head, [n, d] @param dSigns [n, bits]
+   * @param gradient of R in units of `projectionStep`, added to @returns gradient of x
+   */
   private signsBack(
-    layer: TunedLayer,
-    group: number,
+    r: Float32Array,
     x: Float32Array,
     dSigns: Float32Array,
-    gradient: TunedLayer,
+    gradient: Float32Array,
   ): Float32Array {
     const { arrays } = this;
     const { bits } = this.settings;
     const d = this.shape.headDimK;
     const { unit, norms } = normalized(x, d);
-    const r = this.projection(layer, group);
-    const u = arrays.product(unit, r, d);
-    const du = dSigns.map((g, i) => g * steepness * (1 - Math.tanh(steepness * u[i]) ** 2));
-
+    const du = arrays.product(unit, r, d);
+    for (let i = 0; i < du.length; i++) {
+      // The slope of tanh is 4 e / (1 + e)^2, e being exp(-2 |its argument|).
+      const e = expOfMinus(2 * steepness * Math.abs(du[i]));
+      du[i] = (dSigns[i] * steepness * 4 * e) / (1 + e) ** 2;
+    }
     const dR = arrays.product(transpose(du, bits), transpose(unit, d), norms.length);
-    const target = gradient.projection.subarray(group * bits * d, (group + 1) * bits * d);
-    for (let i = 0; i < dR.length; i++) target[i] += dR[i] * projectionStep;
+    for (let i = 0; i < dR.length; i++) gradient[i] += dR[i] * projectionStep;
 
     const dUnit = arrays.product(du, transpose(r, d), bits);
-    return dUnit.map((g, at) => {
-      const row = Math.floor(at / d) * d;
-      let along = 0;
-      for (let c = row; c < row + d; c++) along += unit[c] * dUnit[c];
-      return (g - unit[at] * along) / norms[row / d];
-    });
+    const along = rowProducts(unit, dUnit, d);
+    for (let row = 0; row < norms.length; row++) {
+      for (let at = row * d; at < (row + 1) * d; at++) {
+        dUnit[at] = (dUnit[at] - unit[at] * along[row]) / norms[row];
+      }
+    }
+    return dUnit;
   }
+}
+
+/** exp(-x) for x >= 0, up to 1e-4 of it where x < 4: much faster than `Math.exp`, which many slopes would wait for. */
+function expOfMinus(x: number): number {
+  let e = Math.max(0, 512 - x) / (512 + x);
+  for (let i = 0; i < 8; i++) e *= e;
+  return e;
+}
+
+/** Queries `from` to `to`, which see keys 0 to `to` at most. */
+function blocks(n: number): { readonly from: number; readonly to: number }[] {
+  return Array.from({ length: Math.ceil(n / blockRows) }, (_, i) => ({
+    from: i * blockRows,
+    to: Math.min(n, (i + 1) * blockRows),
+  }));
 }
 
 const zeros = (x: Float32Array) => new Float32Array(x.length);
 
-/** Values as their codes say them. */
-function roundTrip(v: Float32Array, d: number): Float32Array {
-  const out = new Float32Array(v.length);
-  for (let at = 0; at < v.length; at += d) {
-    const { minimum, step, codes } = quantizeAffine(v.subarray(at, at + d), valueBits, false);
-    const [low, unit] = [f16ToF32(minimum), f16ToF32(step)];
-    for (let c = 0; c < d; c++) out[at + c] = low + unit * codes[c];
+/** <x, y> of each row of d. */
+function rowProducts(x: Float32Array, y: Float32Array, d: number): Float32Array {
+  const out = new Float32Array(x.length / d);
+  for (let row = 0; row < out.length; row++) {
+    let sum = 0;
+    for (let at = row * d; at < (row + 1) * d; at++) sum += x[at] * y[at];
+    out[row] = sum;
   }
   return out;
 }
 
 /** Rows scaled to length 1, and their lengths; a row of zeros stays, with length 1. */
 function normalized(x: Float32Array, d: number): { unit: Float32Array; norms: Float32Array } {
-  const norms = Float32Array.from({ length: x.length / d }, (_, row) => {
-    let sum = 0;
-    for (let c = row * d; c < (row + 1) * d; c++) sum += x[c] * x[c];
-    return Math.sqrt(sum) || 1;
-  });
-  return { unit: x.map((value, at) => value / norms[Math.floor(at / d)]), norms };
+  const norms = rowProducts(x, x, d).map((sum) => Math.sqrt(sum) || 1);
+  const unit = zeros(x);
+  for (let at = 0; at < x.length; at++) unit[at] = x[at] / norms[Math.floor(at / d)];
+  return { unit, norms };
 }
 
 /** Head `head` of x [n, heads, d], as [n, d]. */
@@ -219,49 +262,59 @@ function columnsOf(x: Float32Array, heads: number, d: number, head: number): Flo
   return out;
 }
 
-/** Adds own [n, d] to head `head` of x [n, heads, d]. */
-function addColumns(x: Float32Array, heads: number, d: number, head: number, own: Float32Array) {
-  for (let at = 0; at < own.length; at++) {
-    x[(Math.floor(at / d) * heads + head) * d + (at % d)] += own[at];
+/** Adds own [m, d] to head `head` of x [n, heads, d], from row `first` on. */
+function addColumns(
+  x: Float32Array,
+  heads: number,
+  d: number,
+  head: number,
+  own: Float32Array,
+  first: number,
+): void {
+  for (let row = 0; row * d < own.length; row++) {
+    const to = ((first + row) * heads + head) * d;
+    for (let c = 0; c < d; c++) x[to + c] += own[row * d + c];
   }
 }
 
-/** Causal softmax(beta * score), row by row, in place. @param scores [n, n] @param betas [n] */
-function softmaxRows(scores: Float32Array, n: number, betas: Float32Array): void {
-  for (let i = 0; i < n; i++) {
-    const beta = betas[i];
-    const row = scores.subarray(i * n, (i + 1) * n);
+/**
+ * Causal softmax(beta * score), row by row, in place.
+ * @param scores of the last queries, [m, n] @param betas [m]
+ * @param bits of sketches: scores are whole then, and exponentials come from a table of all there can be
+ */
+function softmaxRows(scores: Float32Array, betas: Float32Array, bits?: number): void {
+  const n = scores.length / betas.length;
+  const table = new Float64Array((bits ?? 0) + 1);
+  for (let i = 0; i < betas.length; i++) {
+    const [beta, from] = [betas[i], i * n];
+    const end = from + n - betas.length + i + 1;
     let max = -Infinity;
-    for (let j = 0; j <= i; j++) max = Math.max(max, row[j]);
+    for (let j = from; j < end; j++) if (scores[j] > max) max = scores[j];
     let sum = 0;
-    for (let j = 0; j <= i; j++) sum += row[j] = Math.exp(beta * (row[j] - max));
-    for (let j = 0; j <= i; j++) row[j] /= sum;
-    row.fill(0, i + 1);
+    if (bits) {
+      // Two scores differ by an even number.
+      const ratio = Math.exp(-2 * beta);
+      table[0] = 1;
+      for (let k = 1; k <= bits; k++) table[k] = table[k - 1] * ratio;
+      for (let j = from; j < end; j++) sum += scores[j] = table[(max - scores[j]) >> 1];
+    } else {
+      for (let j = from; j < end; j++) sum += scores[j] = Math.exp(beta * (scores[j] - max));
+    }
+    for (let j = from; j < end; j++) scores[j] /= sum;
+    scores.fill(0, end, from + n);
   }
 }
 
 /**
  * Takes gradients of the weights back to the scores, in place.
- * @param p weights, [n, n] @param dScores gradient of the weights, then of the scores @param betas [n]
- * @returns gradients of ln beta, [n]. As gradients of a row's logits add up to zero, ln p stands for the logit.
+ * @param p weights, [m, n], zero where a key is not visible
+ * @param dScores gradient of the weights, then of the scores @param betas [m]
  */
-function softmaxRowsBack(
-  p: Float32Array,
-  dScores: Float32Array,
-  n: number,
-  betas: Float32Array,
-): Float32Array {
-  return betas.map((beta, i) => {
-    const [weights, d] = [p, dScores].map((x) => x.subarray(i * n, (i + 1) * n));
-    let [mean, dLogBeta] = [0, 0];
-    for (let j = 0; j <= i; j++) mean += weights[j] * d[j];
-    for (let j = 0; j <= i; j++) {
-      const dLogit = weights[j] * (d[j] - mean);
-      if (weights[j] > 0) dLogBeta += dLogit * Math.log(weights[j]);
-      d[j] = dLogit * beta;
-    }
-    d.fill(0, i + 1);
-    return dLogBeta;
+function softmaxRowsBack(p: Float32Array, dScores: Float32Array, betas: Float32Array): void {
+  const n = p.length / betas.length;
+  rowProducts(p, dScores, n).forEach((mean, i) => {
+    const beta = betas[i];
+    for (let j = i * n; j < (i + 1) * n; j++) dScores[j] = p[j] * (dScores[j] - mean) * beta;
   });
 }
 

@@ -22,19 +22,20 @@ export function tuningLoss(
   const n = ids.length;
   const size = student.length / n;
   const dLogits = new Float32Array(student.length);
+  const [teacherP, studentP] = [new Float64Array(size), new Float64Array(size)];
   const sums = { kl: 0, student: 0, teacher: 0 };
   for (let i = 0; i < n; i++) {
     const [p, q] = [teacher, student].map((logits) => logits.subarray(i * size, (i + 1) * size));
-    const [pSum, qSum] = [logSumExp(p), logSumExp(q)];
+    const [pSum, qSum] = [softmax(p, teacherP), softmax(q, studentP)];
     const d = dLogits.subarray(i * size, (i + 1) * size);
     const isScored = i + 1 < n;
     const weight = isScored ? languageWeight / (n - 1) : 0;
+    let kl = 0;
     for (let c = 0; c < size; c++) {
-      const [logP, logQ] = [p[c] - pSum, q[c] - qSum];
-      const [pc, qc] = [Math.exp(logP), Math.exp(logQ)];
-      sums.kl += pc * (logP - logQ);
-      d[c] = (qc - pc) / n + weight * qc;
+      kl += teacherP[c] * (p[c] - q[c]);
+      d[c] = (studentP[c] - teacherP[c]) / n + weight * studentP[c];
     }
+    sums.kl += kl + qSum - pSum;
     if (!isScored) continue;
     d[ids[i + 1]] -= weight;
     sums.student += qSum - q[ids[i + 1]];
@@ -49,10 +50,12 @@ export function tuningLoss(
   };
 }
 
-function logSumExp(logits: Float32Array): number {
+/** @param out the probabilities @returns ln of the sum of exponentials */
+function softmax(logits: Float32Array, out: Float64Array): number {
   let max = -Infinity;
-  for (let c = 0; c < logits.length; c++) max = Math.max(max, logits[c]);
+  for (let c = 0; c < logits.length; c++) if (logits[c] > max) max = logits[c];
   let sum = 0;
-  for (let c = 0; c < logits.length; c++) sum += Math.exp(logits[c] - max);
+  for (let c = 0; c < logits.length; c++) sum += out[c] = Math.exp(logits[c] - max);
+  for (let c = 0; c < logits.length; c++) out[c] /= sum;
   return max + Math.log(sum);
 }

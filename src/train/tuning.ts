@@ -1,5 +1,5 @@
 /** What finetuning changes, and Adam, which changes it. */
-import { gaussianProjection, roundedProjection } from '../cache/sketch.ts';
+import { gaussianProjection, orthogonalProjection, roundedProjection } from '../cache/sketch.ts';
 import type { LayerShape } from '../cache/cache.ts';
 import type { Finetuned } from '../cache/finetuned.ts';
 import { Random } from '../math/random.ts';
@@ -32,11 +32,14 @@ export interface TuningStart {
   readonly temperatures: readonly (readonly number[])[];
   /** as in `SketchSettings` */
   readonly byNorm?: boolean;
+  /** R begins with orthogonal rows in blocks; for an R that is trained, as the cache draws the other */
+  readonly orthogonal?: boolean;
 }
 
 /** The model as it is: the value projections are what they were, R is the cache's. */
 export function startTuning(shapes: readonly LayerShape[], start: TuningStart): Tuning {
-  const { bits, seed, values, dModel, temperatures } = start;
+  const { bits, seed, values, dModel, temperatures, orthogonal } = start;
+  const draw = orthogonal ? orthogonalProjection : gaussianProjection;
   const random = new Random(seed);
   return shapes.map(({ nKvHeads, headDimK, headDimV }, layer) => {
     const rows = nKvHeads * headDimV;
@@ -53,7 +56,7 @@ export function startTuning(shapes: readonly LayerShape[], start: TuningStart): 
           : values === 'full'
             ? [new Float32Array(rows * dModel)]
             : thin(values.rank),
-      projection: Float32Array.from(gaussianProjection(seed, layer, nKvHeads, bits, headDimK)),
+      projection: Float32Array.from(draw(seed, layer, nKvHeads, bits, headDimK)),
     };
   });
 }
