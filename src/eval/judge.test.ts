@@ -1,7 +1,7 @@
 import { describe, expect, test } from 'vitest';
 import type { KvCache } from '../cache/cache.ts';
 import type { Model } from '../model/model.ts';
-import { answersRight, lastNumber } from './judge.ts';
+import { answersRight, lastLetter, lastNumber } from './judge.ts';
 import { Characters, parrot } from './parrot.ts';
 import { skills } from './skills/registry.ts';
 import { exercise, type Judge } from './skills/skill.ts';
@@ -77,6 +77,23 @@ describe('last-number', () => {
     expect(await says(' Seven.\n#### 7.0\n\nQuestion: 8')).toBe(true);
     expect(await says(' 2 + 5 = 7\n#### 8\n\n')).toBe(false);
     expect(await says(' I do not know.\n\n7')).toBe(false);
+  });
+});
+
+describe('last-letter', () => {
+  test.each([
+    ['Anna keeps a cat: B', 'B'],
+    ['A cat, so C.', 'C'],
+    ['ABC and D4', undefined],
+    ['', undefined],
+  ])('%j is %s', (text, letter) => expect(lastLetter(text)).toBe(letter));
+
+  test('compares letters, not the way there', async () => {
+    const judge: Judge = { kind: 'last-letter', stop: '\n\n' };
+    const says = (text: string) => ask(parrot({ 'Q:': text }), judge, 'Anna keeps a cat: B\n\n');
+    expect(await says(' Anna has a cat: B\n\nQuestion: D')).toBe(true);
+    expect(await says(' Anna keeps a cat: D\n\nB')).toBe(false);
+    expect(await says(' I do not know.\n\nB')).toBe(false);
   });
 });
 

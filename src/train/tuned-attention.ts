@@ -14,8 +14,7 @@ import { addTo, firstColumns, transpose, type ArrayKernels } from './array-kerne
 import { projectionOf, type TunedLayer } from './tuning.ts';
 
 const steepness = 2;
-/** Queries at a time: products then leave out most keys that come after them. */
-const blockRows = 256;
+const defaultBlockRows = 256;
 
 /** Rows of a step: q [n, nHeads, d], k [n, nKvHeads, d] after RoPE, v [n, nKvHeads, dv]. */
 export interface AttentionRows {
@@ -43,6 +42,8 @@ export interface SketchSettings {
   readonly byNorm?: boolean;
   /** computes what gradients are taken of: tanh instead of signs, no codes, R not rounded */
   readonly surrogate: boolean;
+  /** queries at a time (default 256): products leave out most keys that come after them */
+  readonly blockRows?: number;
 }
 
 export class TunedAttention {
@@ -67,7 +68,7 @@ export class TunedAttention {
     const weights = querySigns.map((signs, head) => {
       const group = this.group(head);
       const values = transpose(columnsOf(v, nKvHeads, headDimV, group), headDimV);
-      return blocks(n).map(({ from, to }) => {
+      return this.blocks(n).map(({ from, to }) => {
         const seen = keySigns[group].subarray(0, to * bits);
         const scores = this.arrays.product(signs.subarray(from * bits, to * bits), seen, bits);
         softmaxRows(scores, betas[head].subarray(from, to), surrogate ? undefined : bits);
@@ -100,7 +101,7 @@ export class TunedAttention {
       const dHead = columnsOf(dOut, nHeads, headDimV, head);
       const values = columnsOf(rows.v, nKvHeads, headDimV, group);
       const dSigns = zeros(signs);
-      blocks(n).forEach(({ from, to }, block) => {
+      this.blocks(n).forEach(({ from, to }, block) => {
         const p = weights[head][block];
         const dBlock = dHead.subarray(from * headDimV, to * headDimV);
         const turned = transpose(dBlock, headDimV);
@@ -176,6 +177,15 @@ export class TunedAttention {
     return Array.from({ length: this.shape.nKvHeads }, (_, group) => this.ofGroup(r, group));
   }
 
+  /** Queries `from` to `to`, which see keys 0 to `to` at most. */
+  private blocks(n: number): { readonly from: number; readonly to: number }[] {
+    const rows = this.settings.blockRows ?? defaultBlockRows;
+    return Array.from({ length: Math.ceil(n / rows) }, (_, i) => ({
+      from: i * rows,
+      to: Math.min(n, (i + 1) * rows),
+    }));
+  }
+
   private ofGroup(projection: Float32Array, group: number): Float32Array {
     const size = this.settings.bits * this.shape.headDimK;
     return projection.subarray(group * size, (group + 1) * size);
@@ -220,14 +230,6 @@ function expOfMinus(x: number): number {
   let e = Math.max(0, 512 - x) / (512 + x);
   for (let i = 0; i < 8; i++) e *= e;
   return e;
-}
-
-/** Queries `from` to `to`, which see keys 0 to `to` at most. */
-function blocks(n: number): { readonly from: number; readonly to: number }[] {
-  return Array.from({ length: Math.ceil(n / blockRows) }, (_, i) => ({
-    from: i * blockRows,
-    to: Math.min(n, (i + 1) * blockRows),
-  }));
 }
 
 const zeros = (x: Float32Array) => new Float32Array(x.length);

@@ -84,7 +84,7 @@ describe('the forward pass agrees with the engine', () => {
     // The oracle sums as the arrays do: nothing may differ. Other backends round attention otherwise.
     const model = await forgeModel(change, { backend: 'reference' });
     const ids = someIds(40, model.vocabSize);
-    const decoder = new TunedDecoder(model, { bits, surrogate: false });
+    const decoder = new TunedDecoder(model, { bits, surrogate: false, blockRows: 16 });
     const { logits } = decoder.forward(ids, tuningOf(model, 'none'));
     expect(largestDifference(logits, await engineLogits(model, ids, bits))).toBeLessThan(1e-4);
     decoder.dispose();
@@ -116,7 +116,7 @@ describe('gradients are the slopes of the loss', () => {
   test.each(kinds)('with values trained as %s', async (_name, values, byNorm, change) => {
     const model = change(await forgeModel({}, { backend: 'reference' }));
     const ids = someIds(12, model.vocabSize);
-    const decoder = new TunedDecoder(model, { bits: 32, byNorm, surrogate: true });
+    const decoder = new TunedDecoder(model, { bits: 32, byNorm, surrogate: true, blockRows: 5 });
     const tuning = moved(tuningOf(model, values, 32));
     const teacher = decoder.forward(ids, tuningOf(model, 'none', 32)).logits.map((x) => 3 * x);
     const lossOf = (at: Tuning) => {

@@ -14,7 +14,7 @@ export interface AdaptedTaskData {
 }
 
 const asked: readonly Asked[] = [
-  { task: 'tiny-gsm' },
+  { task: 'tiny-gsm', set: { max: 20 } },
   { task: 'tiny-mmlu' },
   { task: 'tiny-humaneval' },
   { task: 'kv-recall' },

@@ -25,7 +25,7 @@ export interface Asked {
 }
 
 const asked: readonly Asked[] = [
-  { task: 'tiny-gsm' },
+  { task: 'tiny-gsm', set: { max: 20 } },
   { task: 'tiny-mmlu' },
   { task: 'tiny-humaneval' },
   { task: 'passkey', prose: true },
