@@ -257,7 +257,7 @@ describe('exercises', () => {
   test('settings reach the skills that have them, and methods get the same exercises', async () => {
     const few = await evaluate(
       ['kv-recall', 'tiny-mmlu'],
-      contextOf({ limit: 2, set: { pairs: 3 } }),
+      contextOf({ limit: 2, set: { pairs: 3, form: 0 } }),
     );
     const more = await evaluate(['kv-recall'], contextOf({ limit: 2, set: { pairs: 6 } }));
     expect(few.map(({ task, method }) => `${task} ${method}`)).toEqual([
