@@ -1,6 +1,5 @@
 /** Perplexity with f16 caches against llama.cpp's own probabilities of the same tokens. */
 import { existsSync, readFileSync } from 'node:fs';
-import { join } from 'node:path';
 import { expect, test } from 'vitest';
 import { Peer, peerMissing } from '../src/bench/peer-node.ts';
 import { evaluate } from '../src/eval/evaluate.ts';
@@ -12,17 +11,17 @@ const missing = peerMissing(packageRoot);
 if (missing) say(`skipped: test/eval-peer.test.ts: ${missing}`);
 
 const maxRelativeDifference = 1e-3;
-const fitText = readFileSync(join(packageRoot, 'models', 'fit-text.txt'), 'utf8');
 const novel = inShared('data/books-eval/bram-stoker_dracula.txt');
 /** Activations of 8 bits are noise of either sign, which more tokens average out. */
-const windows = existsSync(novel) ? 24 : 4;
+const windows = 24;
 const settings = { methods: ['f16'], context: 256, limit: windows, seed: 1, set: {} };
-const text = existsSync(novel) ? readFileSync(novel, 'utf8') : fitText;
 
 test.skipIf(missing).for([embeddedModel, inShared('models/stories260K-f32.gguf')])(
   'of %s',
   async (path, { skip }) => {
     if (!existsSync(path)) skipBecause(skip, `perplexity of ${path}`, 'the file is not there');
+    if (!existsSync(novel)) skipBecause(skip, `perplexity of ${path}`, 'the text is not there');
+    const text = readFileSync(novel, 'utf8');
     const model = await loadModel(path);
     const peer = await Peer.open(packageRoot, path, { kv: 'F16', contextLength: 256, threads: 1 });
     try {
