@@ -2,13 +2,28 @@
 #include "codes.h"
 
 #include "attend.h"
+#include "blocks.h"
 #include "elementwise.h"
 #include "pool.h"
 
-enum { MAX_GROUPS = 512 }; /* check.ts refuses more */
+/** Row `row` of a table of `columns` numbers of any type, as f32; in elementwise.c. */
+static void unpack_row(const void *table, int32_t dtype, size_t columns, size_t row, float *out);
+
+/* check.ts refuses more */
+enum { MAX_GROUPS = 512, MAX_D = 512 };
+/** Keys or queries that share the unpacking of a codec's rows. */
+enum { AT_ONCE = 4 };
 
 /* Numbered as in src/kernels/compiled-kernels.ts. */
 enum { UNBIASED = 0, LEAST_SQUARES = 1, NORM = 2, NO_SCALE = 3 };
+
+typedef struct {
+  const void *project;   /* [rows, d], of its dtype */
+  const void *levels;    /* [heads groups, 64], of its dtype */
+  const int32_t *places; /* i32 [heads, 4 groups]: rows of `project`; others are zero */
+  const int32_t *in_use; /* i32 [heads]: how many places have a row */
+  int32_t project_dtype, rows, levels_dtype, heads, groups, rule;
+} Codec;
 
 /* --- projections: sums in f32 in an order that is part of the contract ------------------------ */
 
@@ -19,30 +34,76 @@ INLINE f32x4 load_some_f32(const float *p, size_t count) {
   return v;
 }
 
-/** out = matrix x. @param matrix f32 [rows, d], rows a multiple of LANES */
-static void multiply(const float *matrix, size_t rows, const float *x, size_t d, float *out) {
+/** Products of x with LANES rows in a row. @param rows f32 [LANES, d] */
+INLINE f32x4 multiply(const float *rows, const float *x, size_t d) {
   NO_FUSING // a fused sum would differ from other backends'
   size_t whole = d / LANES * LANES;
-  for (size_t row = 0; row < rows; row += LANES, matrix += LANES * d) {
-    const float *m0 = matrix, *m1 = m0 + d, *m2 = m1 + d, *m3 = m2 + d;
-    f32x4 a = splat(0), b = splat(0), c = splat(0), e = splat(0);
-    for (size_t i = 0; i < whole; i += LANES) {
-      f32x4 v = load_f32x4(x + i);
-      a += load_f32x4(m0 + i) * v;
-      b += load_f32x4(m1 + i) * v;
-      c += load_f32x4(m2 + i) * v;
-      e += load_f32x4(m3 + i) * v;
-    }
-    if (whole < d) {
-      size_t rest = d - whole;
-      f32x4 v = load_some_f32(x + whole, rest);
-      a += load_some_f32(m0 + whole, rest) * v;
-      b += load_some_f32(m1 + whole, rest) * v;
-      c += load_some_f32(m2 + whole, rest) * v;
-      e += load_some_f32(m3 + whole, rest) * v;
-    }
-    store_f32x4(out + row, sum_each_f32(a, b, c, e));
+  const float *m0 = rows, *m1 = m0 + d, *m2 = m1 + d, *m3 = m2 + d;
+  f32x4 a = splat(0), b = splat(0), c = splat(0), e = splat(0);
+  for (size_t i = 0; i < whole; i += LANES) {
+    f32x4 v = load_f32x4(x + i);
+    a += load_f32x4(m0 + i) * v;
+    b += load_f32x4(m1 + i) * v;
+    c += load_f32x4(m2 + i) * v;
+    e += load_f32x4(m3 + i) * v;
   }
+  if (whole < d) {
+    size_t rest = d - whole;
+    f32x4 v = load_some_f32(x + whole, rest);
+    a += load_some_f32(m0 + whole, rest) * v;
+    b += load_some_f32(m1 + whole, rest) * v;
+    c += load_some_f32(m2 + whole, rest) * v;
+    e += load_some_f32(m3 + whole, rest) * v;
+  }
+  return sum_each_f32(a, b, c, e);
+}
+
+INLINE size_t row_bytes_of(int32_t dtype, size_t columns) {
+  if (has_blocks(dtype)) return columns / block_length(dtype) * block_bytes(dtype);
+  return columns * (dtype == F32 ? 4 : 2);
+}
+
+/*
+ * Has rows of a table read from memory side by side, before they are needed one after the other. Inline: gcc
+ * takes calls of a function that does nothing else for calls without effect.
+ */
+INLINE void touch_rows(const void *table, size_t first, size_t count, size_t row_bytes) {
+  const uint8_t *from = (const uint8_t *)table + first * row_bytes;
+  for (size_t at = 0; at < count * row_bytes; at += 64) touch_any(from + at);
+}
+
+/** What the codec of a head needs. */
+INLINE void touch_codec(const Codec *codec, size_t head, size_t d) {
+  size_t groups = (size_t)codec->groups, row_bytes = row_bytes_of(codec->project_dtype, d);
+  const int32_t *places = codec->places + head * 4 * groups;
+  for (size_t place = 0; place < 4 * groups; place++)
+    if (places[place] >= 0 && places[place] < codec->rows)
+      touch_rows(codec->project, (size_t)places[place], 1, row_bytes);
+  touch_rows(codec->levels, head * groups, groups, row_bytes_of(codec->levels_dtype, 64));
+}
+
+/** out[i] = what the codec of a head projects x[i] to, f32 [count, 4 groups]; count <= AT_ONCE */
+static void project_some(const Codec *codec, size_t head, const float *const *x, size_t count,
+                         size_t d, float *out) {
+  size_t width = 4 * (size_t)codec->groups;
+  const int32_t *places = codec->places + head * width;
+  float rows[LANES * MAX_D];
+  for (size_t place = 0; place < width; place += LANES) {
+    for (size_t k = 0; k < LANES; k++) {
+      int32_t row = places[place + k];
+      if (row >= 0 && row < codec->rows)
+        unpack_row(codec->project, codec->project_dtype, d, (size_t)row, rows + k * d);
+      else __builtin_memset(rows + k * d, 0, d * sizeof(float));
+    }
+    for (size_t i = 0; i < count; i++)
+      store_f32x4(out + i * width + place, multiply(rows, x[i], d));
+  }
+}
+
+/** The 16 levels of a group, f32 [16, 4]. */
+static void unpack_levels(const Codec *codec, size_t head, size_t group, float *levels) {
+  size_t row = head * (size_t)codec->groups + group;
+  unpack_row(codec->levels, codec->levels_dtype, 64, row, levels);
 }
 
 static double sum_of_products(const float *a, const float *b, size_t count) {
@@ -57,11 +118,7 @@ static double sum_of_products(const float *a, const float *b, size_t count) {
 typedef struct {
   const float *x; /* f32 [n, heads, d] */
   size_t n, heads, d;
-  const float *project; /* f32 [heads, 4 groups, d] */
-  const float *levels;  /* f32 [heads, groups, 16, 4] */
-  const int32_t *rows;  /* i32 [heads] */
-  size_t groups;
-  int32_t rule;
+  const Codec *codec;
   double gain;
   uint8_t *keys; /* u8 [heads, blocks, groups, 16] */
   size_t blocks;
@@ -98,61 +155,77 @@ static uint16_t scale_bits(double alpha) {
   return (uint16_t)to_half(splat(rounded < 65504 ? rounded : 65504))[0];
 }
 
-/** The codes of one key, u8 [groups]. @returns bits of its scale */
-static uint16_t encode_key(const Codes *c, size_t head, const float *x, uint8_t *codes) {
-  float u[4 * MAX_GROUPS], chosen[4 * MAX_GROUPS];
-  size_t width = 4 * c->groups;
-  multiply(c->project + head * width * c->d, width, x, c->d, u);
-  float r = (float)__builtin_sqrt(sum_of_products(u, u, width) / c->rows[head]);
-  if (c->rule != NO_SCALE) {
+/**
+ * The codes of one key, u8 [groups].
+ * @param u what it was projected to, [4 groups]; overwritten
+ * @returns bits of its scale
+ */
+static uint16_t encode_key(const Codes *c, size_t head, const float *x, float *u, uint8_t *codes) {
+  const Codec *codec = c->codec;
+  float chosen[4 * MAX_GROUPS];
+  size_t groups = (size_t)codec->groups, width = 4 * groups;
+  float r = (float)__builtin_sqrt(sum_of_products(u, u, width) / codec->in_use[head]);
+  if (codec->rule != NO_SCALE) {
     if (!(r > 0 && r < __builtin_inff())) {
-      __builtin_memset(codes, 0, c->groups);
+      __builtin_memset(codes, 0, groups);
       return 0;
     }
     for (size_t i = 0; i < width; i += LANES) store_f32x4(u + i, load_f32x4(u + i) / splat(r));
   }
-  const float *levels = c->levels + head * c->groups * 64;
-  for (size_t g = 0; g < c->groups; g++, levels += 64) {
+  for (size_t g = 0; g < groups; g++) {
+    float levels[64];
+    unpack_levels(codec, head, g, levels);
     codes[g] = (uint8_t)nearest_level(load_f32x4(u + 4 * g), levels);
     store_f32x4(chosen + 4 * g, load_f32x4(levels + 4 * codes[g]));
   }
-  if (c->rule == UNBIASED)
+  if (codec->rule == UNBIASED)
     return scale_bits(r * sum_of_products(u, u, width) / sum_of_products(u, chosen, width));
-  if (c->rule == LEAST_SQUARES)
+  if (codec->rule == LEAST_SQUARES)
     return scale_bits(r * sum_of_products(u, chosen, width) /
                       sum_of_products(chosen, chosen, width));
-  if (c->rule == NORM) return scale_bits(c->gain * __builtin_sqrt(sum_of_products(x, x, c->d)));
+  if (codec->rule == NORM) return scale_bits(c->gain * __builtin_sqrt(sum_of_products(x, x, c->d)));
   return 0;
+}
+
+/** Writes the codes of a slot into its nibbles of a block. @param block u8 [groups, 16] */
+static void write_codes(const uint8_t *codes, size_t groups, size_t slot, uint8_t *block) {
+  int32_t shift = slot & GROUP_BYTES ? 4 : 0;
+  uint8_t *byte = block + slot % GROUP_BYTES;
+  for (size_t g = 0; g < groups; g++, byte += GROUP_BYTES)
+    *byte = (uint8_t)((*byte & (0xf0 >> shift)) | codes[g] << shift);
 }
 
 /** The keys that one head has in one block of slots: no other task writes to their bytes. */
 static void codes_task(void *context, int32_t task, int32_t worker) {
   (void)worker;
   const Codes *c = context;
-  size_t head = (size_t)task % c->heads;
+  size_t head = (size_t)task % c->heads, groups = (size_t)c->codec->groups;
   size_t block = c->slot / BLOCK_KEYS + (size_t)task / c->heads;
   size_t from = block * BLOCK_KEYS < c->slot ? c->slot : block * BLOCK_KEYS;
   size_t end = c->slot + c->n, to = (block + 1) * BLOCK_KEYS < end ? (block + 1) * BLOCK_KEYS : end;
-  uint8_t *out = c->keys + (head * c->blocks + block) * c->groups * GROUP_BYTES;
-  for (size_t slot = from; slot < to; slot++) {
-    uint8_t codes[MAX_GROUPS];
-    const float *x = c->x + ((slot - c->slot) * c->heads + head) * c->d;
-    uint16_t scale = encode_key(c, head, x, codes);
-    if (c->scales) c->scales[head * c->blocks * BLOCK_KEYS + slot] = scale;
-    int32_t shift = slot & GROUP_BYTES ? 4 : 0;
-    uint8_t *byte = out + slot % GROUP_BYTES;
-    for (size_t g = 0; g < c->groups; g++, byte += GROUP_BYTES)
-      *byte = (uint8_t)((*byte & (0xf0 >> shift)) | codes[g] << shift);
+  uint8_t *out = c->keys + (head * c->blocks + block) * groups * GROUP_BYTES;
+  float u[AT_ONCE * 4 * MAX_GROUPS];
+  touch_codec(c->codec, head, c->d);
+  for (size_t slot = from, count; slot < to; slot += count) {
+    const float *x[AT_ONCE] = {0};
+    for (count = 0; count < AT_ONCE && slot + count < to; count++)
+      x[count] = c->x + ((slot + count - c->slot) * c->heads + head) * c->d;
+    project_some(c->codec, head, x, count, c->d, u);
+    for (size_t i = 0; i < count; i++) {
+      uint8_t codes[MAX_GROUPS];
+      uint16_t scale = encode_key(c, head, x[i], u + i * 4 * groups, codes);
+      if (c->scales) c->scales[head * c->blocks * BLOCK_KEYS + slot + i] = scale;
+      write_codes(codes, groups, slot + i, out);
+    }
   }
 }
 
 EXPORT(store_codes)
-int32_t store_codes(const float *x, size_t n, size_t heads, size_t d, const float *project,
-                    const float *levels, const int32_t *rows, size_t groups, int32_t rule,
+int32_t store_codes(const float *x, size_t n, size_t heads, size_t d, const Codec *codec,
                     double gain, uint8_t *keys, size_t blocks, uint16_t *scales, size_t slot) {
   if (!is_finite(x, n * heads * d)) return NOT_FINITE;
   if (n == 0) return OK;
-  Codes c = {x, n, heads, d, project, levels, rows, groups, rule, gain, keys, blocks, scales, slot};
+  Codes c = {x, n, heads, d, codec, gain, keys, blocks, scales, slot};
   size_t touched = (slot + n - 1) / BLOCK_KEYS - slot / BLOCK_KEYS + 1;
   parallel_for((int32_t)(heads * touched), codes_task, &c);
   return pool_failed() ? WORKER_DIED : OK;
@@ -163,44 +236,33 @@ int32_t store_codes(const float *x, size_t n, size_t heads, size_t d, const floa
 typedef struct {
   const float *q; /* f32 [n, heads, d] */
   size_t n, heads, d;
-  const float *project; /* f32 [kv_heads, 4 groups, d] */
-  const float *levels;  /* f32 [kv_heads, groups, 16, 4] */
-  size_t kv_heads, groups;
+  const Codec *codec;
   int8_t *tables; /* i8 [heads, n, groups, 16] */
-  float *scales;   /* f32 [heads, n] */
+  float *scales;  /* f32 [heads, n] */
 } Tables;
 
 /** t[g][e] = <y[4g ..], levels[g][e]> */
-static void exact_table(const float *y, const float *levels, size_t groups, float *t) {
-  for (size_t g = 0; g < groups; g++) {
+static void exact_table(const Codec *codec, size_t head, const float *y, float *t) {
+  for (size_t g = 0; g < (size_t)codec->groups; g++) {
+    float levels[64], *l = levels;
+    unpack_levels(codec, head, g, levels);
     f32x4 part = load_f32x4(y + 4 * g);
-    for (int32_t e = 0; e < 16; e += LANES, levels += 4 * LANES, t += LANES) {
-      f32x4 a = part * load_f32x4(levels), b = part * load_f32x4(levels + 4);
-      f32x4 c = part * load_f32x4(levels + 8), d = part * load_f32x4(levels + 12);
+    for (int32_t e = 0; e < 16; e += LANES, l += 4 * LANES, t += LANES) {
+      f32x4 a = part * load_f32x4(l), b = part * load_f32x4(l + 4);
+      f32x4 c = part * load_f32x4(l + 8), d = part * load_f32x4(l + 12);
       store_f32x4(t, sum_each_f32(a, b, c, d));
     }
   }
 }
 
-/** The table of one head at one position. */
-static void table_task(void *context, int32_t task, int32_t worker) {
-  (void)worker;
-  const Tables *t = context;
-  size_t row = (size_t)task, head = row / t->n, position = row % t->n;
-  size_t kv_head = head * t->kv_heads / t->heads, groups = t->groups;
-  float y[4 * MAX_GROUPS], exact[16 * MAX_GROUPS];
-  multiply(t->project + kv_head * 4 * groups * t->d, 4 * groups,
-           t->q + (position * t->heads + head) * t->d, t->d, y);
-  exact_table(y, t->levels + kv_head * groups * 64, groups, exact);
-  int8_t *out = t->tables + row * groups * TABLE_BYTES;
+/** Entries of 8 bits for one query. @returns what a unit in them stands for */
+static float quantize_table(const float *exact, size_t groups, int8_t *out) {
   float limit = groups > 258 ? (float)(32767 / groups) : 127;
   float step = max_magnitude(exact, 16 * groups) / limit;
   if (!is_finite(exact, 16 * groups) || step == 0) {
     __builtin_memset(out, 0, groups * TABLE_BYTES);
-    t->scales[row] = 0;
-    return;
+    return 0;
   }
-  t->scales[row] = step;
   for (size_t g = 0; g < groups; g++, out += TABLE_BYTES) {
     i32x4 entries[4];
     for (int32_t k = 0; k < 4; k++) {
@@ -212,15 +274,38 @@ static void table_task(void *context, int32_t task, int32_t worker) {
       store_i8x8(out + 4 * k,
                  __builtin_convertvector(narrow_i32(entries[k], entries[k + 1]), i8x8));
   }
+  return step;
+}
+
+/** The tables of up to AT_ONCE queries of one KV head: query i is position i / group, head i % group. */
+static void table_task(void *context, int32_t task, int32_t worker) {
+  (void)worker;
+  const Tables *t = context;
+  size_t kv_heads = (size_t)t->codec->heads, groups = (size_t)t->codec->groups;
+  size_t group = t->heads / kv_heads, kv_head = (size_t)task % kv_heads;
+  size_t first = (size_t)task / kv_heads * AT_ONCE, count = 0, rows[AT_ONCE];
+  const float *x[AT_ONCE] = {0};
+  for (size_t i = first; i < t->n * group && count < AT_ONCE; i++, count++) {
+    size_t head = kv_head * group + i % group, position = i / group;
+    x[count] = t->q + (position * t->heads + head) * t->d;
+    rows[count] = head * t->n + position;
+  }
+  float y[AT_ONCE * 4 * MAX_GROUPS], exact[16 * MAX_GROUPS];
+  touch_codec(t->codec, kv_head, t->d);
+  project_some(t->codec, kv_head, x, count, t->d, y);
+  for (size_t i = 0; i < count; i++) {
+    exact_table(t->codec, kv_head, y + i * 4 * groups, exact);
+    t->scales[rows[i]] = quantize_table(exact, groups, t->tables + rows[i] * groups * TABLE_BYTES);
+  }
 }
 
 EXPORT(query_tables)
-int32_t query_tables(const float *q, size_t n, size_t heads, size_t d, const float *project,
-                     const float *levels, size_t kv_heads, size_t groups, int8_t *tables,
-                     float *scales) {
+int32_t query_tables(const float *q, size_t n, size_t heads, size_t d, const Codec *codec,
+                     int8_t *tables, float *scales) {
   if (!is_finite(q, n * heads * d)) return NOT_FINITE;
-  Tables t = {q, n, heads, d, project, levels, kv_heads, groups, tables, scales};
-  parallel_for((int32_t)(heads * n), table_task, &t);
+  Tables t = {q, n, heads, d, codec, tables, scales};
+  size_t rows = n * heads / (size_t)codec->heads, chunks = (rows + AT_ONCE - 1) / AT_ONCE;
+  parallel_for((int32_t)(chunks * (size_t)codec->heads), table_task, &t);
   return pool_failed() ? WORKER_DIED : OK;
 }
 

@@ -1,7 +1,7 @@
 #include "blocks.h"
 
-/** What `block_values` gives: caches hold their codebooks in this type and unpack them for each use. */
-static void unpack_q8_0(const uint8_t *block, size_t columns, float *out) {
+/** What `block_values` gives, several at once: caches hold their codebooks in this type. */
+INLINE void unpack_q8_0(const uint8_t *block, size_t columns, float *out) {
   for (size_t c = 0; c < columns; c += 32, block += 34) {
     uint16_t scale;
     __builtin_memcpy(&scale, block, sizeof scale);
@@ -11,31 +11,34 @@ static void unpack_q8_0(const uint8_t *block, size_t columns, float *out) {
   }
 }
 
+INLINE void unpack_f16(const uint16_t *row, size_t columns, float *out) {
+  size_t c = 0;
+  for (; c + WIDE <= columns; c += WIDE) store_f32xw(out + c, load_half_w(row + c));
+  for (; c < columns; c++) out[c] = half_value(row[c]);
+}
+
+static void unpack_row(const void *table, int32_t dtype, size_t columns, size_t row, float *out) {
+  size_t at = row * columns;
+  if (has_blocks(dtype)) {
+    size_t length = block_length(dtype);
+    const uint8_t *block = (const uint8_t *)table + at / length * block_bytes(dtype);
+    if (dtype == Q8_0) return unpack_q8_0(block, columns, out);
+    for (size_t c = 0; c < columns; c += length, block += block_bytes(dtype))
+      block_values(dtype, block, out + c);
+    return;
+  }
+  if (dtype == F32) __builtin_memcpy(out, (const float *)table + at, columns * sizeof(float));
+  if (dtype == F16) unpack_f16((const uint16_t *)table + at, columns, out);
+  for (size_t c = 0; dtype == BF16 && c < columns; c++) {
+    uint32_t bits = (uint32_t)((const uint16_t *)table)[at + c] << 16;
+    __builtin_memcpy(out + c, &bits, 4);
+  }
+}
+
 EXPORT(embed)
 void embed(const void *table, int32_t dtype, size_t columns, const int32_t *ids, size_t n,
            float *out) {
-  for (size_t i = 0; i < n; i++, out += columns) {
-    size_t row = (size_t)ids[i] * columns;
-    if (has_blocks(dtype)) {
-      size_t length = block_length(dtype);
-      const uint8_t *block = (const uint8_t *)table + row / length * block_bytes(dtype);
-      if (dtype == Q8_0) {
-        unpack_q8_0(block, columns, out);
-        continue;
-      }
-      for (size_t c = 0; c < columns; c += length, block += block_bytes(dtype))
-        block_values(dtype, block, out + c);
-      continue;
-    }
-    for (size_t c = 0; c < columns; c++) {
-      if (dtype == F32) out[c] = ((const float *)table)[row + c];
-      if (dtype == F16) out[c] = half_value(((const uint16_t *)table)[row + c]);
-      if (dtype == BF16) {
-        uint32_t bits = (uint32_t)((const uint16_t *)table)[row + c] << 16;
-        __builtin_memcpy(out + c, &bits, 4);
-      }
-    }
-  }
+  for (size_t i = 0; i < n; i++) unpack_row(table, dtype, columns, (size_t)ids[i], out + i * columns);
 }
 
 /** Squares are summed in f64: |x| of 1e30 squared is beyond f32. */

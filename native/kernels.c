@@ -28,12 +28,9 @@ CALL(store_sketch) {
   return store_sketch(AT(0), a[1], a[2], a[3], AT(4), a[5], a[6], AT(7), a[8], a[9]);
 }
 CALL(store_codes) {
-  return store_codes(AT(0), a[1], a[2], a[3], AT(4), AT(5), AT(6), a[7], a[8], a[9], AT(10), a[11],
-                     AT(12), a[13]);
+  return store_codes(AT(0), a[1], a[2], a[3], AT(4), a[5], AT(6), a[7], AT(8), a[9]);
 }
-CALL(query_tables) {
-  return query_tables(AT(0), a[1], a[2], a[3], AT(4), AT(5), a[6], a[7], AT(8), AT(9));
-}
+CALL(query_tables) { return query_tables(AT(0), a[1], a[2], a[3], AT(4), AT(5), AT(6)); }
 CALL(store_affine) {
   return store_affine(AT(0), a[1], a[2], a[3], AT(4), AT(5), a[6], a[7], a[8], a[9]);
 }
@@ -53,8 +50,8 @@ const Export TARGET[N_EXPORTS] = {
     ROW(swiglu, 3),
     ROW(store_rows, 8),
     ROW(store_sketch, 10),
-    ROW(store_codes, 14),
-    ROW(query_tables, 10),
+    ROW(store_codes, 10),
+    ROW(query_tables, 7),
     ROW(store_affine, 10),
     ROW(attend_scratch_bytes, 4),
     ROW(attend, 6),

@@ -5,7 +5,6 @@ import { contentsOf, statisticsOf, type LayerStatistics } from './adapter.ts';
 import type { LayerShape } from './cache.ts';
 import type { BalancedBasis } from './codec.ts';
 import type { CacheMethod } from './method.ts';
-import { CodeScratch } from './code-scratch.ts';
 import { allocConstants, perHead } from './constants.ts';
 import { expectAffine } from './affine-values.ts';
 import { AllocatedKeys, basesOf, Rotations, type KeyCoder } from './key-coders.ts';
@@ -20,6 +19,7 @@ import {
   type CacheSpec,
 } from './spec.ts';
 import { exactKeys, spreadBits, type LayerBits, type ValueBits } from './spread.ts';
+import { TableScratch } from './table-scratch.ts';
 import { WindowLaw } from './window-law.ts';
 import type { LayerCodec, Means, Sample, WindowedMethod } from './windowed-method.ts';
 import { WindowedCache } from './windowed.ts';
@@ -92,7 +92,7 @@ export const create: CacheMethod['create'] = (spec, shapes, kernels, adapter) =>
   const isSpread = bases && known && spec.layers.length === 0;
   const bitsOf = isSpread ? spread(shapes, known, bases, even) : even;
   const nibblesOf = bitsOf.map(({ nibbles }) => nibbles);
-  const scratch = new CodeScratch(kernels, shapes, Math.max(1, ...nibblesOf));
+  const scratch = new TableScratch(kernels, shapes, Math.max(1, ...nibblesOf));
   const rotations =
     alloc === 'none' ? new Rotations(kernels, shapes, nibblesOf, rule, seed) : undefined;
   let scales: Tensor[];
@@ -143,8 +143,7 @@ export const create: CacheMethod['create'] = (spec, shapes, kernels, adapter) =>
       const keys =
         nibblesOf[layer] === exactKeys
           ? undefined
-          : (rotations?.of(layer) ??
-            new AllocatedKeys(kernels, shape, nibblesOf[layer], rule, scratch));
+          : (rotations?.of(layer) ?? new AllocatedKeys(kernels, shape, nibblesOf[layer], rule));
       const valueBits = bitsOf[layer].values;
       const isCentred = centre === 'static';
       const codec = new BitplaneCodec(
@@ -199,7 +198,7 @@ class BitplaneCodec implements LayerCodec {
     private readonly kernels: Kernels,
     private readonly shape: LayerShape,
     private readonly settings: { valueBits: ValueBits; isCentred: boolean; skip: number },
-    private readonly scratch: CodeScratch,
+    private readonly scratch: TableScratch,
     /** none where keys stay f16 */
     private readonly keys: KeyCoder | undefined,
   ) {}
@@ -241,7 +240,7 @@ class BitplaneCodec implements LayerCodec {
 
   store(page: Page, slot: number, k: Tensor, v: Tensor): void {
     if (this.keys) {
-      this.kernels.storeCodes(k, this.keys.codec('store'), page.keys, page.keyScales, slot);
+      this.kernels.storeCodes(k, this.keys.codec, page.keys, page.keyScales, slot);
     } else this.kernels.storeRows(k, page.keys, slot);
     const { valueBits } = this.settings;
     if (valueBits === 16) return this.kernels.storeRows(v, page.values, slot);
@@ -256,7 +255,7 @@ class BitplaneCodec implements LayerCodec {
     if (!this.keys) return { keyForm: 'f16', valueForm, query: q, skip };
     const { nHeads } = this.shape;
     const { tables, scales } = this.scratch.tables(q.shape[0], nHeads, this.keys.nibbles);
-    this.kernels.queryTables(q, this.keys.codec('read'), tables, scales);
+    this.kernels.queryTables(q, this.keys.codec, tables, scales);
     return { keyForm: 'codes', valueForm, query: tables, queryScales: scales, skip };
   }
 }

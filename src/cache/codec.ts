@@ -7,7 +7,7 @@
 import { cholesky, orthonormalize, symmetricEigen } from '../math/linalg.ts';
 import { Random } from '../math/random.ts';
 
-/** The codec of one KV head, in the layout of `Codec` in src/kernels/kernels.ts. */
+/** The codec of one KV head,, as `Codec` in src/kernels/kernels.ts has it. */
 export interface HeadCodec {
   /** E, [4 G, d]; row 4 g + j is the j-th channel of nibble g, zero where a nibble has fewer */
   readonly project: Float32Array;

@@ -18,7 +18,8 @@ export function sinkLayout({ nKvHeads, headDimK, headDimV }: LayerShape, { sinks
  * query may still see. All can be written anew in one step, which can be taken back.
  */
 export class ExactPositions {
-  private readonly sinks: Page | undefined;
+  /** one page, or none */
+  private readonly sinks: readonly Page[];
   private held: LayerPages;
   /** what was there before this step wrote all anew */
   private replaced:
@@ -32,7 +33,7 @@ export class ExactPositions {
     [keys, values]: readonly Tensor[],
     origin?: ExactPositions,
   ) {
-    this.sinks = law.sinks > 0 ? { keys, values } : undefined;
+    this.sinks = law.sinks > 0 ? [{ keys, values }] : [];
     this.held = origin?.held.fork() ?? this.noPages();
   }
 
@@ -56,7 +57,7 @@ export class ExactPositions {
       this.kernels.storeRows(part.v, page.values, slot);
     };
     const inSinks = Math.min(this.law.sinks - from, own.k.shape[0]);
-    if (inSinks > 0 && this.sinks) write(this.sinks, from, partOf(own, 0, inSinks));
+    if (inSinks > 0) for (const page of this.sinks) write(page, from, partOf(own, 0, inSinks));
     if (isPaged) storeBehindSinks(this.held, this.law, from, own, write);
   }
 
@@ -83,7 +84,7 @@ export class ExactPositions {
       copy(page.values, v);
     };
     const { sinks } = this.law;
-    if (this.sinks) gather(this.sinks, 0, 0, sinks);
+    for (const page of this.sinks) gather(page, 0, 0, sinks);
     this.held.cut(0, to - sinks, (page, slot, first, count) =>
       gather(page, slot, sinks + first, count),
     );
@@ -113,8 +114,8 @@ export class ExactPositions {
         scale,
       });
     const { law, held } = this;
-    if (this.sinks) {
-      const sinks = { pages: [this.sinks], pageLength: law.sinks };
+    if (this.sinks.length > 0) {
+      const sinks = { pages: this.sinks, pageLength: law.sinks };
       add(sinks, 0, Math.min(law.sinks, end), Infinity);
     }
     if (maxDistance >= 0 && held.pages.length > 0)
@@ -151,7 +152,7 @@ export class ExactPositions {
   }
 
   private sinkTensors(): Tensor[] {
-    return this.sinks ? [this.sinks.keys, this.sinks.values] : [];
+    return this.sinks.flatMap(({ keys, values }) => [keys, values]);
   }
 
   private noPages(): LayerPages {

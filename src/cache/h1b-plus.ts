@@ -1,14 +1,15 @@
 import { KvError } from '../errors/errors.ts';
+import type { Codec } from '../kernels/kernels.ts';
 import { reshape, rows } from '../kernels/tensor.ts';
 import { f32ToF16 } from '../math/f16.ts';
 import { expectAffine } from './affine-values.ts';
 import type { CacheMethod } from './method.ts';
-import { CodeScratch } from './code-scratch.ts';
 import { allocConstants, perHead } from './constants.ts';
 import { PagedCache, type PagedMethod } from './paged.ts';
 import { pageLength } from './pages.ts';
 import { gaussianProjection, projectionStep } from './sketch.ts';
 import { expectSettings, wholeSetting } from './spec.ts';
+import { TableScratch } from './table-scratch.ts';
 
 /**
  * `h1b` with what one temperature cannot give back: a key keeps its norm, in f16, and the query stays
@@ -38,29 +39,29 @@ export const create: CacheMethod['create'] = (spec, shapes, kernels) => {
     ...shapes.map(({ nHeads, scale }) => perHead(Array<number>(nHeads).fill(scale))),
     {
       dtype: 'f32',
-      shape: [mostKvHeads, nibbles, 16, 4],
+      shape: [mostKvHeads, nibbles, 64],
       data: () => signs(mostKvHeads * nibbles),
+    },
+    {
+      dtype: 'i32',
+      shape: [mostKvHeads, bits],
+      data: () => Int32Array.from({ length: mostKvHeads * bits }, (_, row) => row),
     },
     { dtype: 'i32', shape: [mostKvHeads], data: () => new Int32Array(mostKvHeads).fill(bits) },
   ]);
   const projections = constants.slice(0, shapes.length);
   const scales = constants.slice(shapes.length, 2 * shapes.length);
-  const [levels, rowCounts] = constants.slice(2 * shapes.length);
-  const scratch = new CodeScratch(kernels, shapes, nibbles);
-  const codecOf = (layer: number) => {
-    const { nKvHeads, headDimK } = shapes[layer];
-    const projection = reshape(projections[layer], [-1, headDimK]);
-    const all = Int32Array.from({ length: nKvHeads * bits }, (_, row) => row);
-    const project = scratch.expand('project', projection, all, [nKvHeads, bits, headDimK]);
+  const shared = constants.slice(2 * shapes.length);
+  const codecs = shapes.map(({ nKvHeads, headDimK }, layer): Codec => {
+    const project = reshape(projections[layer], [-1, headDimK]);
+    const [levels, places, rowCounts] = shared.map((t) => rows(t, 0, nKvHeads));
     return {
-      project,
-      queryProject: project,
-      levels: rows(levels, 0, nKvHeads),
-      rows: rows(rowCounts, 0, nKvHeads),
-      rule: 'norm' as const,
+      ...{ project, queryProject: project, places, rows: rowCounts, levels },
+      rule: 'norm',
       gain: Math.sqrt(Math.PI / 2) / bits,
     };
-  };
+  });
+  const scratch = new TableScratch(kernels, shapes, nibbles);
 
   const method: PagedMethod = {
     spec: `h1b+:b=${bits},seed=${seed}`,
@@ -73,12 +74,12 @@ export const create: CacheMethod['create'] = (spec, shapes, kernels) => {
     reserveScratch: (n) => scratch.reserve(n),
     store: (layer, page, slot, k, v) => {
       if (!page.valueParams) throw new KvError('shape', 'h1b+: the page has no valueParams.');
-      kernels.storeCodes(k, codecOf(layer), page.keys, page.keyScales, slot);
+      kernels.storeCodes(k, codecs[layer], page.keys, page.keyScales, slot);
       kernels.storeAffine(v, page.values, page.valueParams, 4, slot, { clip: false });
     },
     read: (layer, q) => {
       const query = scratch.tables(q.shape[0], shapes[layer].nHeads, nibbles);
-      kernels.queryTables(q, codecOf(layer), query.tables, query.scales);
+      kernels.queryTables(q, codecs[layer], query.tables, query.scales);
       return {
         keyForm: 'codes',
         valueForm: 'affine4',
@@ -88,7 +89,7 @@ export const create: CacheMethod['create'] = (spec, shapes, kernels) => {
       };
     },
     codebookBytes: () =>
-      [...projections, levels, rowCounts].reduce((sum, t) => sum + t.buffer.sizeBytes, 0),
+      [...projections, ...shared].reduce((sum, t) => sum + t.buffer.sizeBytes, 0),
     scratchBytes: () => scratch.sizeBytes,
     dispose: () => {
       for (const { buffer } of constants) kernels.free(buffer);

@@ -6,7 +6,6 @@ import { encode } from '../math/blocks.ts';
 import { f32ToF16 } from '../math/f16.ts';
 import type { LayerStatistics } from './adapter.ts';
 import type { LayerShape } from './cache.ts';
-import type { CodeScratch } from './code-scratch.ts';
 import { allocatedCodec, balancedBasis, uniformCodec, type BalancedBasis } from './codec.ts';
 import { allocConstants, allocTensors } from './constants.ts';
 import { exactKeys } from './spread.ts';
@@ -14,10 +13,9 @@ import { exactKeys } from './spread.ts';
 /** How the keys of one layer are coded. */
 export interface KeyCoder {
   readonly nibbles: number;
+  readonly codec: Codec;
   /** what it holds for this layer alone */
   readonly tensors: readonly Tensor[];
-  /** Valid until the next call on any layer, and for this use alone. */
-  codec(use: 'store' | 'read'): Codec;
   /**
    * Fits it to the layer.
    * @param statistics second moments of keys as they will be coded, and of queries
@@ -42,58 +40,36 @@ export function basesOf(
 }
 
 /**
- * Bits by importance. Matrices and levels are held in 8 bits, where rows are whole blocks of 32, and
- * written out as f32 for each use. A matrix keeps one row per channel; `places` says which row each place
- * of a nibble takes, the last row being zero.
+ * Bits by importance. Matrices and levels are held in 8 bits, where rows are whole blocks of 32; a matrix
+ * has one row per channel.
  */
 export class AllocatedKeys implements KeyCoder {
-  private readonly held: Record<'project' | 'queryProject' | 'levels' | 'places' | 'rows', Tensor>;
-  /** room for `held.places`: an array made for every use would cost more than unpacking */
-  private readonly places: Int32Array;
-  /** all rows of `levels` */
-  private readonly groups: Int32Array;
+  readonly codec: Codec;
 
   constructor(
     private readonly kernels: Kernels,
     private readonly shape: LayerShape,
     readonly nibbles: number,
-    private readonly rule: ScaleRule,
-    private readonly scratch: CodeScratch,
+    rule: ScaleRule,
   ) {
     const { nKvHeads, headDimK: d } = shape;
-    const matrix = { dtype: d % 32 === 0 ? ('q8_0' as const) : ('f16' as const) };
+    const matrix = {
+      dtype: d % 32 === 0 ? ('q8_0' as const) : ('f16' as const),
+      shape: [nKvHeads * rowsHeld(d, nibbles), d],
+    };
     const [project, queryProject, levels, places, rows] = allocTensors(kernels, [
-      { ...matrix, shape: [nKvHeads * rowsHeld(d, nibbles) + 1, d] },
-      { ...matrix, shape: [nKvHeads * rowsHeld(d, nibbles) + 1, d] },
-      { dtype: 'q8_0', shape: [nKvHeads * nibbles, levelsOfNibble] },
-      { dtype: 'i32', shape: [nKvHeads * 4 * nibbles] },
+      matrix,
+      matrix,
+      { dtype: 'q8_0', shape: [nKvHeads, nibbles, levelsOfNibble] },
+      { dtype: 'i32', shape: [nKvHeads, 4 * nibbles] },
       { dtype: 'i32', shape: [nKvHeads] },
     ]);
-    this.held = { project, queryProject, levels, places, rows };
-    this.places = new Int32Array(nKvHeads * 4 * nibbles);
-    this.groups = Int32Array.from({ length: nKvHeads * nibbles }, (_, group) => group);
+    this.codec = { project, queryProject, levels, places, rows, rule, gain: 1 };
   }
 
   get tensors(): readonly Tensor[] {
-    return Object.values(this.held);
-  }
-
-  codec(use: 'store' | 'read'): Codec {
-    const { nKvHeads, headDimK } = this.shape;
-    const { project, queryProject, levels, rows } = this.held;
-    this.places.set(this.kernels.view(this.held.places));
-    const matrix = [nKvHeads, 4 * this.nibbles, headDimK];
-    // Storing reads the one matrix, asking the other.
-    const used = use === 'store' ? project : queryProject;
-    const expanded = this.scratch.expand('project', used, this.places, matrix);
-    return {
-      project: expanded,
-      queryProject: expanded,
-      levels: this.scratch.expand('levels', levels, this.groups, [nKvHeads, this.nibbles, 16, 4]),
-      rows,
-      rule: this.rule,
-      gain: 1,
-    };
+    const { project, queryProject, levels, places, rows } = this.codec;
+    return [project, queryProject, levels, places, rows];
   }
 
   fit(
@@ -102,11 +78,10 @@ export class AllocatedKeys implements KeyCoder {
   ): void {
     const { nKvHeads, headDimK: d } = this.shape;
     const held = rowsHeld(d, this.nibbles);
-    const zeroRow = nKvHeads * held;
-    const project = new Float32Array((zeroRow + 1) * d);
-    const queryProject = new Float32Array((zeroRow + 1) * d);
+    const project = new Float32Array(nKvHeads * held * d);
+    const queryProject = new Float32Array(nKvHeads * held * d);
     const levels = new Float32Array(nKvHeads * this.nibbles * levelsOfNibble);
-    const places = new Int32Array(nKvHeads * 4 * this.nibbles).fill(zeroRow);
+    const places = new Int32Array(nKvHeads * 4 * this.nibbles).fill(noRow);
     const rows = new Int32Array(nKvHeads);
     for (let head = 0; head < nKvHeads; head++) {
       const codec = allocatedCodec(bases[head], d, this.nibbles);
@@ -121,11 +96,11 @@ export class AllocatedKeys implements KeyCoder {
         places[head * 4 * this.nibbles + place] = next++;
       }
     }
-    this.writeNumbers(this.held.project, project);
-    this.writeNumbers(this.held.queryProject, queryProject);
-    this.writeNumbers(this.held.levels, levels);
-    this.kernels.write(this.held.places, places);
-    this.kernels.write(this.held.rows, rows);
+    this.writeNumbers(this.codec.project, project);
+    this.writeNumbers(this.codec.queryProject, queryProject);
+    this.writeNumbers(this.codec.levels, levels);
+    this.kernels.write(this.codec.places, places);
+    this.kernels.write(this.codec.rows, rows);
   }
 
   private writeNumbers(t: Tensor, numbers: Float32Array): void {
@@ -139,6 +114,9 @@ const rowsHeld = (d: number, nibbles: number) => Math.min(d, 4 * nibbles);
 
 /** 16 codes for up to 4 channels. */
 const levelsOfNibble = 64;
+
+/** The place of a nibble that has fewer channels. */
+const noRow = -1;
 
 /** One random rotation for all layers and heads that have the same width and bits, held once. */
 export class Rotations {
@@ -156,17 +134,26 @@ export class Rotations {
       const nibbles = nibblesOf[layer];
       if (nibbles === exactKeys || this.codecs.has(this.keyOf(layer))) return;
       const head = uniformCodec(d, nibbles, seed);
-      const repeated = (numbers: Float32Array) => () => {
-        const all = new Float32Array(heads * numbers.length);
+      const repeated = (numbers: Float32Array | Int32Array) => () => {
+        const all =
+          numbers instanceof Float32Array
+            ? new Float32Array(heads * numbers.length)
+            : new Int32Array(heads * numbers.length);
         for (let h = 0; h < heads; h++) all.set(numbers, h * numbers.length);
         return all;
       };
-      const [project, levels, counts] = allocConstants(kernels, [
-        { dtype: 'f32', shape: [heads, 4 * nibbles, d], data: repeated(head.project) },
-        { dtype: 'f32', shape: [heads, nibbles, 16, 4], data: repeated(head.levels) },
-        { dtype: 'i32', shape: [heads], data: () => new Int32Array(heads).fill(head.bits.length) },
+      const width = 4 * nibbles;
+      const [project, levels, places, counts] = allocConstants(kernels, [
+        { dtype: 'f32', shape: [width, d], data: () => head.project },
+        { dtype: 'f32', shape: [heads, nibbles, 64], data: repeated(head.levels) },
+        {
+          dtype: 'i32',
+          shape: [heads, width],
+          data: repeated(Int32Array.from({ length: width }, (_, row) => row)),
+        },
+        { dtype: 'i32', shape: [heads], data: repeated(Int32Array.of(head.bits.length)) },
       ]);
-      const codec = { project, queryProject: project, levels, rows: counts, rule, gain: 1 };
+      const codec = { project, queryProject: project, levels, places, rows: counts, rule, gain: 1 };
       this.codecs.set(this.keyOf(layer), codec);
     });
   }
@@ -176,7 +163,12 @@ export class Rotations {
   }
 
   private get tensors(): Tensor[] {
-    return [...this.codecs.values()].flatMap((codec) => [codec.project, codec.levels, codec.rows]);
+    return [...this.codecs.values()].flatMap(({ project, levels, places, rows }) => [
+      project,
+      levels,
+      places,
+      rows,
+    ]);
   }
 
   get sizeBytes(): number {
@@ -187,15 +179,11 @@ export class Rotations {
     const all = this.codecs.get(this.keyOf(layer));
     if (!all) throw new KvError('shape', `bitplane: layer ${layer} has no rotation.`);
     const { nKvHeads } = this.shapes[layer];
-    const project = rows(all.project, 0, nKvHeads);
-    const codec = {
-      ...all,
-      project,
-      queryProject: project,
-      levels: rows(all.levels, 0, nKvHeads),
-      rows: rows(all.rows, 0, nKvHeads),
-    };
-    return { nibbles: this.nibblesOf[layer], tensors: [], codec: () => codec, fit: () => {} };
+    const [levels, places, counts] = [all.levels, all.places, all.rows].map((t) =>
+      rows(t, 0, nKvHeads),
+    );
+    const codec = { ...all, levels, places, rows: counts };
+    return { nibbles: this.nibblesOf[layer], codec, tensors: [], fit: () => {} };
   }
 
   dispose(): void {

@@ -88,17 +88,24 @@ export class LayerPages {
    */
   reserve(from: number, to: number): void {
     const firstWritten = Math.max(0, Math.floor(from / this.pageLength) - this.dropped);
-    for (let i = firstWritten; i < this.held.length; i++) {
-      const shared = this.held[i];
-      if (shared.holders === 1) continue;
-      const own = this.allocate();
-      this.kernels.copy(bytesOf(wholePage(shared)), bytesOf(wholePage(own)));
-      shared.holders--;
-      this.held[i] = own;
+    let changed = false;
+    try {
+      for (let i = firstWritten; i < this.held.length; i++) {
+        const shared = this.held[i];
+        if (shared.holders === 1) continue;
+        const own = this.allocate();
+        this.kernels.copy(bytesOf(wholePage(shared)), bytesOf(wholePage(own)));
+        shared.holders--;
+        this.held[i] = own;
+        changed = true;
+      }
+      while ((this.dropped + this.held.length) * this.pageLength < to) {
+        this.held.push(this.allocate());
+        changed = true;
+      }
+    } finally {
+      if (changed) this.listAnew();
     }
-    while ((this.dropped + this.held.length) * this.pageLength < to)
-      this.held.push(this.allocate());
-    this.list = this.held.map(({ page }) => page);
   }
 
   /** Gives back the pages that hold no position below `length`. */
@@ -107,7 +114,7 @@ export class LayerPages {
     if (this.held.length > 0 && kept >= this.held.length) return;
     for (const page of this.held.splice(kept)) this.release(page);
     if (this.held.length === 0) this.dropped = 0;
-    this.list = this.held.map(({ page }) => page);
+    this.listAnew();
   }
 
   /** Gives back the pages that hold only positions below `position`. */
@@ -116,7 +123,7 @@ export class LayerPages {
     const gone = this.held.splice(0, pages);
     for (const page of gone) this.release(page);
     this.dropped += gone.length;
-    this.list = this.held.map(({ page }) => page);
+    if (gone.length > 0) this.listAnew();
   }
 
   /** Pages for another cache with the same contents, shared until one side writes. */
@@ -153,6 +160,11 @@ export class LayerPages {
   get pageSizeBytes(): number {
     const { keys, values, scales } = pageBytes(this.layout);
     return keys + values + scales;
+  }
+
+  /** A list is never changed: backends remember where its pages are. */
+  private listAnew(): void {
+    this.list = this.held.map(({ page }) => page);
   }
 
   private allocate(): HeldPage {

@@ -38,7 +38,7 @@ export class StructWriter {
     this.words[this.next++] = value;
   }
 
-  wordsOf(values: Int32Array): void {
+  wordsOf(values: Int32Array | Uint32Array): void {
     this.words.set(values, this.next);
     this.next += values.length;
   }

@@ -15,8 +15,11 @@ import { expectTensor } from './tensor.ts';
 import { tensorSizeBytes, weightDTypes, type DType } from '../math/dtype.ts';
 
 export const maxSketchHeadDim = 512;
-/** Entries of a query table keep at least 6 bits beside the sign, and sums of them 16; a key's projection fits a thread's stack. */
+/** Entries of a query table keep at least 6 bits beside the sign, and sums of them 16; projections fit a thread's stack. */
 export const maxCodeGroups = 512;
+const maxCodeHeadDim = 512;
+/** What `project` of a codec may be held in. */
+const codecDTypes = ['f32', 'f16', 'q8_0'] as const;
 /** Keys of a block of codes. */
 const blockKeys = 32;
 
@@ -248,16 +251,19 @@ function expectValues(segment: Segment, shape: AttendShape, page: Page): void {
 
 /** @throws KvError "shape" unless the tensors of a codec fit together and heads of d dimensions */
 function expectCodec(kernel: string, codec: Codec, d: number) {
-  expectTensor(kernel, 'codec levels', codec.levels, 'f32', [-1, -1, 16, 4]);
-  const [nKvHeads, groups] = codec.levels.shape;
+  const { project, queryProject, places, levels, rows } = codec;
+  expectTensor(kernel, 'codec levels', levels, ['f32', 'q8_0'], [-1, -1, 64]);
+  const [nKvHeads, groups] = levels.shape;
   ensure(
-    groups >= 1 && groups <= maxCodeGroups,
+    groups >= 1 && groups <= maxCodeGroups && d <= maxCodeHeadDim,
     'shape',
-    () => `${kernel}: a codec of ${groups} groups; it must be 1 to ${maxCodeGroups}.`,
+    () =>
+      `${kernel}: a codec of ${groups} groups for head dimension ${d}; it must be 1 to ${maxCodeGroups} groups, and the dimension at most ${maxCodeHeadDim}.`,
   );
-  expectTensor(kernel, 'codec project', codec.project, 'f32', [nKvHeads, 4 * groups, d]);
-  expectTensor(kernel, 'codec queryProject', codec.queryProject, 'f32', [nKvHeads, 4 * groups, d]);
-  expectTensor(kernel, 'codec rows', codec.rows, 'i32', [nKvHeads]);
+  expectTensor(kernel, 'codec project', project, codecDTypes, [-1, d]);
+  expectTensor(kernel, 'codec queryProject', queryProject, codecDTypes, project.shape);
+  expectTensor(kernel, 'codec places', places, 'i32', [nKvHeads, 4 * groups]);
+  expectTensor(kernel, 'codec rows', rows, 'i32', [nKvHeads]);
   return { nKvHeads, groups };
 }
 

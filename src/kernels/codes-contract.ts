@@ -190,14 +190,14 @@ export function describeCodes(name: string, make: () => Promise<Kernels>): void 
         expect(() => store(31)).toThrow(shapeError);
         expect(() => store(0, { rule: 'none' })).toThrow(shapeError);
         expect(() => kernels.storeCodes(x, codec, keys, undefined, 0)).toThrow(shapeError);
-        expect(() => store(0, { levels: w.zeros('f32', [nKvHeads, groups, 16, 3]) })).toThrow(
+        expect(() => store(0, { levels: w.zeros('f32', [nKvHeads, groups, 63]) })).toThrow(
           shapeError,
         );
-        expect(() => store(0, { project: w.zeros('f32', [nKvHeads, 4 * groups, d + 1]) })).toThrow(
+        expect(() => store(0, { project: w.zeros('f32', [nKvHeads * 4 * groups, d + 1]) })).toThrow(
           shapeError,
         );
         expect(() => store(0, { rows: w.zeros('i32', [1]) })).toThrow(shapeError);
-        const many = { levels: w.zeros('f32', [nKvHeads, 513, 16, 4]) };
+        const many = { levels: w.zeros('f32', [nKvHeads, 513, 64]) };
         expect(() => store(0, many)).toThrow(/513 groups/);
         const tables = w.zeros('i8', [4, 2, groups, 16]);
         const query = w.zeros('f32', [2, 5, d]);

@@ -9,6 +9,7 @@ import type {
   KernelBuffer,
   Kernels,
   LinearPart,
+  Page,
   RopeStyle,
   Segment,
   Tensor,
@@ -52,6 +53,10 @@ export class CompiledKernels implements Kernels {
   /** The structs of one call, and what a kernel needs to work in. */
   private readonly structs = new Scratch();
   private readonly scratch = new Scratch();
+  private readonly pageTables = new WeakMap<
+    readonly Page[],
+    { readonly words: Uint32Array; readonly buffers: readonly CompiledBuffer[] }
+  >();
 
   constructor(machine: Machine) {
     this.running = machine;
@@ -182,21 +187,18 @@ export class CompiledKernels implements Kernels {
   ): void {
     check.storeCodes(x, codec, keys, keyScales, slot);
     const [n, nKvHeads, d] = x.shape;
-    const [, blocks, groups] = keys.shape;
-    const codebook = [codec.project, codec.levels, codec.rows].map((t) => this.at(t));
-    const scaling = [scaleRuleCodes[codec.rule], codec.gain];
-    const target = [this.at(keys), blocks, keyScales ? this.at(keyScales) : 0, slot];
-    const source = [this.at(x), n, nKvHeads, d, ...codebook, groups, ...scaling];
+    const codecAt = this.layOutCodec(codec, codec.project);
+    const target = [this.at(keys), keys.shape[1], keyScales ? this.at(keyScales) : 0, slot];
+    const source = [this.at(x), n, nKvHeads, d, codecAt, codec.gain];
     this.refuse('storeCodes', this.c.store_codes(...source, ...target), x);
   }
 
   queryTables(q: Tensor, codec: Codec, tables: Tensor, scales: Tensor): void {
     check.queryTables(q, codec, tables, scales);
     const [n, nHeads, d] = q.shape;
-    const [nKvHeads, groups] = codec.levels.shape;
-    const codebook = [this.at(codec.queryProject), this.at(codec.levels), nKvHeads, groups];
-    const source = [this.at(q), n, nHeads, d, ...codebook];
-    const result = this.c.query_tables(...source, this.at(tables), this.at(scales));
+    const codecAt = this.layOutCodec(codec, codec.queryProject);
+    const target = [this.at(tables), this.at(scales)];
+    const result = this.c.query_tables(this.at(q), n, nHeads, d, codecAt, ...target);
     this.refuse('queryTables', result, q);
   }
 
@@ -270,19 +272,31 @@ export class CompiledKernels implements Kernels {
     return new StructWriter(this.machine, this.structs.at(this.machine, words * 4), words);
   }
 
+  /** Writes the C struct Codec of native/codes.c. @param project which of its matrices is used */
+  private layOutCodec({ levels, places, rows, rule }: Codec, project: Tensor): number {
+    const struct = this.structWriter(4 * this.machine.addressWords + 6);
+    for (const t of [project, levels, places, rows]) struct.address(this.at(t));
+    struct.word(dtypeCodes[project.dtype]);
+    struct.word(project.shape[0]);
+    struct.word(dtypeCodes[levels.dtype]);
+    struct.word(levels.shape[0]);
+    struct.word(levels.shape[1]);
+    struct.word(scaleRuleCodes[rule]);
+    return struct.start;
+  }
+
   /** Writes the C structs Shape, Segment[] and Page[] of native/attend.c, in this order. */
   private layOut(segments: readonly Segment[], shape: AttendShape) {
-    const nPages = segments.reduce((sum, { pages }) => sum + pages.length, 0);
-    const { addressWords } = this.machine;
+    const tables = segments.map(({ pages }) => this.pageTable(pages));
     const shapeWords = 6;
-    const segmentWords = addressWords === 1 ? 14 : 20;
-    const pageWords = 4 * addressWords;
+    const segmentWords = this.machine.addressWords === 1 ? 14 : 20;
     const pagesFrom = shapeWords + segments.length * segmentWords;
-    const structs = this.structWriter(pagesFrom + nPages * pageWords);
+    const pagesWords = tables.reduce((sum, { length }) => sum + length, 0);
+    const structs = this.structWriter(pagesFrom + pagesWords);
     const { n, start, nHeads, nKvHeads, headDimK, headDimV } = shape;
     for (const size of [n, start, nHeads, nKvHeads, headDimK, headDimV]) structs.word(size);
     let pagesAt = structs.start + pagesFrom * 4;
-    for (const s of segments) {
+    segments.forEach((s, i) => {
       structs.address(this.at(s.query));
       structs.address(s.queryScales ? this.at(s.queryScales) : 0);
       structs.address(this.at(s.scale));
@@ -295,20 +309,37 @@ export class CompiledKernels implements Kernels {
       structs.word(s.keyForm === 'sketch' || s.keyForm === 'codes' ? s.query.shape[2] : 0);
       structs.float(s.skip ?? 0);
       structs.address(0);
-      pagesAt += s.pages.length * pageWords * 4;
-    }
-    for (const { pages } of segments) {
-      for (const { keys, keyScales, values, valueParams } of pages) {
-        structs.address(this.at(keys));
-        structs.address(keyScales ? this.at(keyScales) : 0);
-        structs.address(this.at(values));
-        structs.address(valueParams ? this.at(valueParams) : 0);
-      }
-    }
+      pagesAt += tables[i].byteLength;
+    });
+    for (const table of tables) structs.wordsOf(table);
     const [shapeAt, segmentsAt] = [structs.start, structs.start + shapeWords * 4];
     const layout = [segmentsAt, segments.length, shapeAt, this.threads];
     const scratch = this.work(this.c.attend_scratch_bytes(...layout));
     return { segmentsAt, shapeAt, scratch };
+  }
+
+  /** The C structs Page[] of native/attend.c, written once for each list of pages. */
+  private pageTable(pages: readonly Page[]): Uint32Array {
+    const known = this.pageTables.get(pages);
+    if (known) {
+      for (const buffer of known.buffers) if (buffer.freed) this.own(buffer);
+      return known.words;
+    }
+    const { addressWords } = this.machine;
+    const words = new Uint32Array(pages.length * 4 * addressWords);
+    const buffers = new Set<CompiledBuffer>();
+    let next = 0;
+    for (const { keys, keyScales, values, valueParams } of pages) {
+      for (const t of [keys, keyScales, values, valueParams]) {
+        const address = t ? this.at(t) : 0;
+        words[next] = address;
+        if (addressWords === 2) words[next + 1] = address / 2 ** 32;
+        next += addressWords;
+        if (t) buffers.add(this.own(t.buffer));
+      }
+    }
+    this.pageTables.set(pages, { words, buffers: [...buffers] });
+    return words;
   }
 
   /** Turns a kernel's status into an error about its input. */

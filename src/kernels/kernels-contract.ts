@@ -8,6 +8,7 @@ import {
   weightDTypes,
   type DType,
 } from '../math/dtype.ts';
+import { encode, type EncodableDType } from '../math/blocks.ts';
 import { Random } from '../math/random.ts';
 import { affineBits, unpackAffine } from './affine.ts';
 import type {
@@ -23,7 +24,7 @@ import type {
   ValueForm,
 } from './kernels.ts';
 import { ReferenceKernels } from './reference.ts';
-import { allocTensor, rows } from './tensor.ts';
+import { allocTensor, bytesOf, rows } from './tensor.ts';
 
 /** One rounding in f32. */
 const epsilon = 2 ** -24;
@@ -85,6 +86,12 @@ export class Workspace {
 
   f32(shape: readonly number[], data: Float32Array): Tensor {
     return this.put('f32', shape, data);
+  }
+
+  blocks(dtype: EncodableDType, shape: readonly number[], data: Float32Array): Tensor {
+    const t = this.zeros(dtype, shape);
+    this.kernels.write(bytesOf(t), encode(dtype, data));
+    return t;
   }
 
   release(): void {
@@ -887,7 +894,10 @@ export function describeRefusals(name: string, make: () => Promise<Kernels>): vo
   });
 }
 
-/** A random codec; every ninth row of its projections is zero, as where a group has fewer channels. */
+/**
+ * A random codec, its matrices of any type that is allowed; every ninth place has no row, as where a group
+ * has fewer channels.
+ */
 export function codecOf(
   w: Workspace,
   c: { nKvHeads: number; groups: number; d: number; rule: ScaleRule },
@@ -895,21 +905,38 @@ export function codecOf(
 ): Codec {
   const random = new Random(seed);
   const { nKvHeads, groups, d, rule } = c;
-  const shape = [nKvHeads, 4 * groups, d];
-  const isZero = (i: number) => Math.floor(i / d) % 9 === 8;
-  const matrix = () =>
-    normals(random, elementCount(shape), 1 / Math.sqrt(d)).map((v, i) => (isZero(i) ? 0 : v));
-  const project = matrix();
-  const used = Int32Array.from({ length: nKvHeads }, (_, h) => {
-    const first = h * 4 * groups;
-    return Array.from({ length: 4 * groups }, (_, i) => first + i).filter((i) => i % 9 !== 8)
-      .length;
-  });
+  const width = 4 * groups;
+  const isEmpty = (place: number) => place % 9 === 8;
+  const nRows = nKvHeads * width;
+  const outside = [-1, nRows, -(2 ** 31), 2 ** 31 - 1];
+  const places = Int32Array.from({ length: nRows }, (_, place) =>
+    isEmpty(place) ? outside[place % outside.length] : nRows - 1 - place,
+  );
+  const used = Int32Array.from(
+    { length: nKvHeads },
+    (_, h) =>
+      Array.from({ length: width }, (_, i) => h * width + i).filter((i) => !isEmpty(i)).length,
+  );
+  const put = (shape: readonly number[], numbers: Float32Array) => {
+    const dtypes = (['f32', 'f16', 'q8_0'] as const).slice(
+      0,
+      shape[shape.length - 1] % 32 === 0 ? 3 : 2,
+    );
+    const dtype = dtypes[Math.floor(random.uniform() * dtypes.length)];
+    if (dtype === 'f32') return w.f32(shape, numbers);
+    if (dtype === 'f16') return w.put(dtype, shape, Uint16Array.from(numbers, f32ToF16));
+    return w.blocks('q8_0', shape, numbers);
+  };
+  const matrix = () => put([nRows, d], normals(random, nRows * d, 1 / Math.sqrt(d)));
+  const levels = normals(random, nKvHeads * groups * 64);
+  const levelsShape = [nKvHeads, groups, 64];
   return {
-    project: w.f32(shape, project),
-    levels: w.f32([nKvHeads, groups, 16, 4], normals(random, nKvHeads * groups * 64)),
-    queryProject: w.f32(shape, matrix()),
+    project: matrix(),
+    queryProject: matrix(),
+    places: w.put('i32', [nKvHeads, width], places),
     rows: w.put('i32', [nKvHeads], used),
+    levels:
+      random.uniform() < 0.5 ? w.f32(levelsShape, levels) : w.blocks('q8_0', levelsShape, levels),
     rule,
     gain: 0.7,
   };

@@ -100,6 +100,7 @@ export interface Segment {
    * caller likes (none: 1)
    */
   readonly queryScales?: Tensor | undefined;
+  /** Not changed once it was given: backends remember where the pages of a list are. */
   readonly pages: readonly Page[];
   /** P; slot s of page p holds position first + p P + s */
   readonly pageLength: number;
@@ -134,16 +135,21 @@ export interface AttendShape {
  */
 export type ScaleRule = 'unbiased' | 'least-squares' | 'norm' | 'none';
 
-/** A product codebook for the keys of one layer: G groups of 4 dimensions, 16 levels each. */
+/**
+ * A product codebook for the keys of one layer: G groups of 4 places, 16 levels each. Matrices are held
+ * without the rows that are zero, and may be f32, f16 or q8_0.
+ */
 export interface Codec {
-  /** f32 [Hkv, 4G, D]: key -> z */
+  /** [R, D]: key -> z, through `places` */
   readonly project: Tensor;
-  /** f32 [Hkv, G, 16, 4] */
-  readonly levels: Tensor;
-  /** f32 [Hkv, 4G, D], for queries; may be `project` */
+  /** [R, D], for queries; may be `project` */
   readonly queryProject: Tensor;
-  /** i32 [Hkv]: rows of `project` that are not all zero */
+  /** i32 [Hkv, 4G]: the row of both matrices that each place of z has; zero where there is no such row */
+  readonly places: Tensor;
+  /** i32 [Hkv]: places that have a row that is not all zero */
   readonly rows: Tensor;
+  /** [Hkv, G, 64], f32 or q8_0: 16 levels of 4 numbers */
+  readonly levels: Tensor;
   readonly rule: ScaleRule;
   /** of rule `norm` */
   readonly gain: number;

@@ -138,13 +138,18 @@ function encode(
 ) {
   const [d, groups] = [x.length, c.levels.length / 64];
   const codec: Codec = {
-    project: f32([1, 4 * groups, d], c.project),
-    queryProject: f32([1, 4 * groups, d], c.project),
-    levels: f32([1, groups, 16, 4], c.levels),
+    project: f32([4 * groups, d], c.project),
+    queryProject: f32([4 * groups, d], c.project),
+    places: allocTensor(kernels, 'i32', [1, 4 * groups]),
+    levels: f32([1, groups, 64], c.levels),
     rows: allocTensor(kernels, 'i32', [1]),
     rule,
     gain: c.gain ?? 1,
   };
+  kernels.write(
+    codec.places,
+    Int32Array.from({ length: 4 * groups }, (_, row) => row),
+  );
   kernels.write(codec.rows, Int32Array.of(c.rows));
   const keys = allocTensor(kernels, 'u8', [1, 1, groups, 16]);
   const scales = rule === 'none' ? undefined : allocTensor(kernels, 'f16', [1, 32]);

@@ -217,8 +217,8 @@ export class ReferenceKernels implements Kernels {
     refuseNonFinite('storeCodes', this.f32(x));
     for (let h = 0; h < nKvHeads; h++) {
       const head = {
-        project: this.f32(rows(codec.project, h, 1)),
-        levels: this.f32(rows(codec.levels, h, 1)),
+        project: this.codecMatrix(codec, codec.project, h),
+        levels: this.dequantize(rows(codec.levels, h, 1)),
         rows: this.view(codec.rows)[h],
         rule: codec.rule,
         gain: codec.gain,
@@ -244,8 +244,8 @@ export class ReferenceKernels implements Kernels {
     refuseNonFinite('queryTables', queries);
     for (let h = 0; h < nHeads; h++) {
       const kvHead = Math.floor((h * nKvHeads) / nHeads);
-      const project = this.f32(rows(codec.queryProject, kvHead, 1));
-      const levels = this.f32(rows(codec.levels, kvHead, 1));
+      const project = this.codecMatrix(codec, codec.queryProject, kvHead);
+      const levels = this.dequantize(rows(codec.levels, kvHead, 1));
       for (let i = 0; i < n; i++) {
         const at = (i * nHeads + h) * d;
         const { entries, scale } = tableOf(queries.subarray(at, at + d), project, levels);
@@ -316,6 +316,17 @@ export class ReferenceKernels implements Kernels {
 
   dispose(): void {
     this.allocated = 0;
+  }
+
+  /** All places of a head of a codec, f32 [4G, D]. */
+  private codecMatrix(codec: Codec, matrix: Tensor, head: number): Float32Array {
+    const [nRows, d] = matrix.shape;
+    const places = this.view(rows(codec.places, head, 1));
+    const all = new Float32Array(places.length * d);
+    places.forEach((row, place) => {
+      if (row >= 0 && row < nRows) all.set(this.dequantize(rows(matrix, row, 1)), place * d);
+    });
+    return all;
   }
 
   /** Logit of query i, head h for the segment's j-th position; -Infinity where it is not visible. */
