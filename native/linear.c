@@ -562,7 +562,7 @@ INLINE void multiply_floats(const float *x, size_t columns, FloatTile tile, size
   for (size_t t = 0; t < tokens; t++)
     sums[t] = sum_each_in_quads_w(parts[t][0], parts[t][1], parts[t][2], parts[t][3]);
   for (; c < width; c++) {
-    f32xw column;
+    f32xw column = splat_w(0);
     for (int32_t r = 0; r < WIDE; r++) column[r] = tile[c / 4][r % 4][r / 4 * 4 + (int32_t)(c % 4)];
     for (size_t t = 0; t < tokens; t++) sums[t] += splat_w(x[t * columns + c]) * column;
   }

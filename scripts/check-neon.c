@@ -56,6 +56,10 @@ static uint16_t *halves(size_t count) {
   return (uint16_t *)p;
 }
 
+/** Of element types, by number. */
+static const char *names[] = {"f32",  "f16",  "bf16", "q8_0", "q4_0", "q4_1",
+                              "q5_0", "q5_1", "q4_k", "q5_k", "q6_k"};
+
 /** Weights of a type: random codes, scales and minima of about 0.1. */
 static uint8_t *weights(int32_t dtype, size_t rows, size_t columns) {
   if (dtype == F32) return (uint8_t *)floats(rows * columns);
@@ -121,7 +125,6 @@ static void compare(const char *what, void *out, size_t size, int exact, const c
 /* --- every kernel ----------------------------------------------------------------------------- */
 
 static void check_weights(void) {
-  const char *names[] = {"f32", "f16", "bf16", "q8_0", "q4_0", "q4_1", "q5_0", "q5_1", "q4_k", "q5_k", "q6_k"};
   enum { COLUMNS = 512, ROWS_OF_WEIGHTS = 43 };
   const int32_t counts[] = {1, 2, 9, 16};
   for (int32_t dtype = F32; dtype <= Q6_K; dtype++) {
@@ -158,8 +161,18 @@ static void check_elementwise(void) {
 static void check_stores_and_attention(void) {
   float *x = floats(LENGTH * KV_HEADS * DIM), *q = floats(LENGTH * HEADS * DIM);
   uint8_t *projection = bytes(KV_HEADS * WORDS * 32 * DIM);
-  float *project = floats(KV_HEADS * 4 * GROUPS * DIM), *levels = floats(KV_HEADS * GROUPS * 64);
-  int32_t rows[KV_HEADS] = {4 * GROUPS, 4 * GROUPS};
+  const int32_t matrix_types[] = {F32, F16, Q8_0}, level_types[] = {F32, Q8_0, Q8_0};
+  int32_t places[KV_HEADS * 4 * GROUPS], in_use[KV_HEADS] = {4 * GROUPS, 4 * GROUPS};
+  for (int32_t i = 0; i < KV_HEADS * 4 * GROUPS; i++) places[i] = i % 7 ? i : -1;
+  Codec codecs[3];
+  for (size_t i = 0; i < 3; i++)
+    codecs[i] = (Codec){
+        .project = weights(matrix_types[i], KV_HEADS * 4 * GROUPS, DIM),
+        .levels = weights(level_types[i], KV_HEADS * GROUPS, 64),
+        .places = places, .in_use = in_use,
+        .project_dtype = matrix_types[i], .rows = KV_HEADS * 4 * GROUPS,
+        .levels_dtype = level_types[i], .heads = KV_HEADS, .groups = GROUPS,
+    };
   const int32_t lengths[PAGES] = {PAGE, PAGE, LENGTH - 2 * PAGE};
   Page keys[4][PAGES] = {0}, values[5][PAGES] = {0};
   for (int32_t p = 0; p < PAGES; p++, x += PAGE * KV_HEADS * DIM) {
@@ -178,10 +191,13 @@ static void check_stores_and_attention(void) {
     uint8_t *codes = memory(size + KV_HEADS * PAGE * 2);
     uint16_t *scales = (uint16_t *)(codes + size);
     keys[KEYS_CODES][p].keys = codes, keys[KEYS_CODES][p].key_scales = scales;
-    for (int32_t rule = NO_SCALE; rule >= UNBIASED; rule--)
-      CALL_BOTH("", codes, size + KV_HEADS * PAGE * 2, 1, "store_codes", P(x), n, KV_HEADS, DIM,
-                P(project), P(levels), P(rows), GROUPS, rule, 1.5, P(codes), PAGE / BLOCK_KEYS,
-                P(scales), 0);
+    for (size_t i = 0; i < 3; i++)
+      for (int32_t rule = NO_SCALE; rule >= UNBIASED; rule--) {
+        Codec codec = codecs[i];
+        codec.rule = rule;
+        CALL_BOTH(names[matrix_types[i]], codes, size + KV_HEADS * PAGE * 2, 1, "store_codes", P(x), n,
+                  KV_HEADS, DIM, P(&codec), 1.5, P(codes), PAGE / BLOCK_KEYS, P(scales), 0);
+      }
     for (int32_t bits = 2; bits <= 4; bits++) {
       size = (size_t)KV_HEADS * PAGE * DIM * (size_t)bits / 8;
       uint8_t *affine = memory(size + KV_HEADS * PAGE * 4);
@@ -203,8 +219,9 @@ static void check_stores_and_attention(void) {
     size_t table_size = (size_t)(HEADS * n) * GROUPS * TABLE_BYTES;
     uint8_t *tables = memory(table_size + (size_t)(HEADS * n) * 4);
     float *table_scales = (float *)(tables + table_size), *out = memory(out_bytes);
-    CALL_BOTH("", tables, table_size + (size_t)(HEADS * n) * 4, 1, "query_tables", P(q), n, HEADS,
-              DIM, P(project), P(levels), KV_HEADS, GROUPS, P(tables), P(table_scales));
+    for (size_t t = 0; t < 3; t++)
+      CALL_BOTH(names[matrix_types[t]], tables, table_size + (size_t)(HEADS * n) * 4, 1, "query_tables",
+                P(q), n, HEADS, DIM, P(&codecs[t]), P(tables), P(table_scales));
     for (int32_t k = 0; k < 4; k++) {
       for (int32_t v = 0; v < 5; v++) {
         Page both[PAGES];
