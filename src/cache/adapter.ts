@@ -44,7 +44,7 @@ export interface CollectedStatistics extends LayerStatistics {
 }
 
 /** Caches whose window is shorter are served as if they had none. */
-const leastWindow = 32;
+export const leastWindow = 32;
 
 /**
  * What was fitted for one model. Each field beyond the first two is a part that methods may ask for;

@@ -1,7 +1,7 @@
 import { ensure, KvError } from '../errors/errors.ts';
 import { maxCodeGroups } from '../kernels/check.ts';
 import type { Kernels, Page, ScaleRule, Tensor } from '../kernels/kernels.ts';
-import { contentsOf, statisticsOf, type LayerStatistics } from './adapter.ts';
+import { contentsOf, leastWindow, statisticsOf, type LayerStatistics } from './adapter.ts';
 import type { LayerShape } from './cache.ts';
 import type { BalancedBasis } from './codec.ts';
 import type { CacheMethod } from './method.ts';
@@ -18,7 +18,7 @@ import {
   wholeSetting,
   type CacheSpec,
 } from './spec.ts';
-import { exactKeys, spreadBits, type LayerBits, type ValueBits } from './spread.ts';
+import { exactKeys, spreadBits, trust, type LayerBits, type ValueBits } from './spread.ts';
 import { TableScratch } from './table-scratch.ts';
 import { WindowLaw } from './window-law.ts';
 import type { LayerCodec, Means, Sample, WindowedMethod } from './windowed-method.ts';
@@ -90,7 +90,7 @@ export const create: CacheMethod['create'] = (spec, shapes, kernels, adapter) =>
   const bases =
     spreads && known ? shapes.map((shape, layer) => basesOf(shape, known[layer])) : undefined;
   const isSpread = bases && known && spec.layers.length === 0;
-  const bitsOf = isSpread ? spread(shapes, known, bases, even) : even;
+  const bitsOf = isSpread ? spread(shapes, known, bases, even, window) : even;
   const nibblesOf = bitsOf.map(({ nibbles }) => nibbles);
   const scratch = new TableScratch(kernels, shapes, Math.max(1, ...nibblesOf));
   const rotations =
@@ -181,13 +181,14 @@ function spread(
   known: readonly LayerStatistics[],
   bases: readonly (readonly BalancedBasis[])[],
   even: readonly LayerBits[],
+  window: number,
 ): LayerBits[] {
   const costs = shapes.map(({ nKvHeads, headDimV, scale }, layer) => ({
     channels: bases[layer].map(({ variances }) => variances.map((s) => (scale * s) ** 2)),
     values: known[layer].valueCosts.reduce((sum, cost) => sum + cost, 0),
     valueCount: nKvHeads * headDimV,
   }));
-  return spreadBits(costs, even);
+  return spreadBits(costs, even, window < leastWindow ? trust.bare : trust.windowed);
 }
 
 /** One layer of one cache: what it knows of the layer, and what it does with a page. */

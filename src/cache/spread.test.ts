@@ -27,6 +27,16 @@ describe('bits of layers', () => {
       { nibbles: 14, values: 2 },
     ]);
   });
+  it('go further the more costs are trusted', () => {
+    const layers = [layer(1e-6, 0), layer(1, 0)];
+    const nibblesOf = (power: number, leastShare: number) =>
+      spreadBits(layers, [even, even], { power, leastShare }).map(({ nibbles }) => nibbles);
+    expect(nibblesOf(1, 0.5)).toEqual([4, 12]);
+    expect(nibblesOf(0, 0.25)).toEqual([8, 8]);
+    const [few, many] = nibblesOf(0.1, 0.25);
+    expect(few).toBeGreaterThan(2);
+    expect(many).toBeGreaterThan(8);
+  });
   it('go to values where these cost more', () => {
     const layers = [layer(1e-6, 0), layer(1e-3, 100)];
     const [, costly] = spreadBits(layers, [even, even]);

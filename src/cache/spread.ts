@@ -27,8 +27,19 @@ export interface LayerBits {
 /** Share of a normal row of 64 that is lost in clipped affine codes of 2, 3 and 4 bits, measured. */
 export const affineErrors: Readonly<Record<AffineBits, number>> = { 2: 0.109, 3: 0.03, 4: 0.0074 };
 
-/** No layer gets less than this share of what an even spread gives it: costs are estimates. */
-const leastShare = 0.25;
+/** How far costs are trusted, which are estimates. */
+export interface Trust {
+  /** the costs of a layer count as their sum to this power */
+  readonly power: number;
+  /** no layer gets less than this share of what an even spread gives it */
+  readonly leastShare: number;
+}
+
+/** Without an exact window errors are too large for costs of the first order; docs/method.md has what was tried. */
+export const trust = {
+  windowed: { power: 1, leastShare: 0.25 },
+  bare: { power: 0.35, leastShare: 0.75 },
+} as const satisfies Record<string, Trust>;
 
 /**
  * Gives each layer bits for keys and values, so that all together are at most those of an even spread
@@ -36,8 +47,13 @@ const leastShare = 0.25;
  * heads of a layer or a bit for its values (reverse water-filling, Cover and Thomas 10.3.3). What is in 16 bits stays so.
  * @param even what each layer would have in an even spread
  */
-export function spreadBits(layers: readonly LayerCosts[], even: readonly LayerBits[]): LayerBits[] {
-  const open = layers.map((layer, i) => ({
+export function spreadBits(
+  layers: readonly LayerCosts[],
+  even: readonly LayerBits[],
+  { power, leastShare }: Trust = trust.windowed,
+): LayerBits[] {
+  const trusted = layers.map((layer) => tempered(layer, power));
+  const open = trusted.map((layer, i) => ({
     layer,
     ...(even[i].nibbles === exactKeys
       ? { savings: [], nibbles: exactKeys }
@@ -75,6 +91,17 @@ export function spreadBits(layers: readonly LayerCosts[], even: readonly LayerBi
     best.take();
     left -= best.bits;
   }
+}
+
+/** The same costs within a layer, and of the layer their sum to a power. */
+function tempered({ channels, values, valueCount }: LayerCosts, power: number): LayerCosts {
+  const sum = channels.reduce((all, head) => all + Array.from(head).reduce((a, b) => a + b, 0), 0);
+  const factor = sum > 0 ? sum ** (power - 1) : 1;
+  return {
+    channels: channels.map((head) => Array.from(head, (cost) => cost * factor)),
+    values: values ** power,
+    valueCount,
+  };
 }
 
 /** What the n-th nibble for every KV head of a layer saves, as if bits were spread over all its heads. */
