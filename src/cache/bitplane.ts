@@ -225,7 +225,7 @@ class BitplaneCodec implements LayerCodec {
   }
 
   learn({ positions, keys, values, queryMoments }: Sample): Means {
-    const { nHeads, nKvHeads, headDimK: d, headDimV } = this.shape;
+    const { nKvHeads, headDimK: d, headDimV } = this.shape;
     const keyMean = meanOf(keys, nKvHeads * d);
     const centred = keys.map((x, i) => x - keyMean[i % keyMean.length]);
     const moments = new Float64Array(nKvHeads * d * d);
@@ -235,7 +235,7 @@ class BitplaneCodec implements LayerCodec {
       keyMean,
       valueMean: meanOf(values, nKvHeads * headDimV),
       keys: Float32Array.from(moments, per(positions)),
-      queries: Float32Array.from(queryMoments, per((positions * nHeads) / nKvHeads)),
+      queries: Float32Array.from(queryMoments),
     });
   }
 

@@ -21,7 +21,7 @@ export interface Sample {
   readonly keys: Float32Array;
   /** [positions, nKvHeads, headDimV] */
   readonly values: Float32Array;
-  /** sum over these positions and the query heads of each KV head of q q^T, [nKvHeads, headDimK, headDimK] */
+  /** mean over every other position and the query heads of each KV head of q q^T, [nKvHeads, headDimK, headDimK] */
   readonly queryMoments: Float64Array;
 }
 
