@@ -147,7 +147,7 @@ export class WindowedLayer {
     to: number,
     exactDistance: number,
   ): void {
-    const { kernels, method } = this.context;
+    const { kernels, method, step } = this.context;
     const n = to - from;
     const end = start + q.shape[0];
     const [query, target] = [q, out].map((t) => rows(t, from, n));
@@ -173,7 +173,7 @@ export class WindowedLayer {
     const { nHeads, nKvHeads, headDimK, headDimV } = this.shape;
     const shape = { n, start: start + from, nHeads, nKvHeads, headDimK, headDimV };
     kernels.attend(segments, shape, target);
-    if (this.learned) this.means.restore(target);
+    if (this.learned) this.means.restore(target, step.bias(this.shape));
   }
 
   // learning
