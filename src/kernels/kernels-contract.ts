@@ -525,6 +525,19 @@ export function describeKernels(name: string, make: () => Promise<Kernels>): voi
         expect(() => kernels.free({ sizeBytes: 100 })).toThrow(/another backend/);
       });
 
+      it('refuses pages that were freed since attention saw them', () => {
+        const c = attendCases['codes and affine2, more than one split'];
+        const [lasting, passing] = [new Workspace(kernels), new Workspace(kernels)];
+        const [[segment], [{ pages }]] = [lasting, passing].map((w) => segmentsOf(w, c, 1));
+        const { n, nHeads, headDimV } = c.shape;
+        const out = lasting.zeros('f32', [n, nHeads, headDimV]);
+        const attend = () => kernels.attend([{ ...segment, pages }], c.shape, out);
+        attend();
+        passing.release();
+        expect(attend).toThrow(/freed before/);
+        lasting.release();
+      });
+
       it('copies, and reads what was written', async () => {
         const data = Uint16Array.from({ length: 77 }, (_, i) => i * 3);
         await expectSame((w) => {
