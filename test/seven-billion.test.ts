@@ -58,8 +58,9 @@ test(
     const [row] = (JSON.parse(stdout) as Report).peaks;
     expect(row.cacheBytes).toBe(row.planned);
     expect(row.peak).toBeLessThan(allowed);
-    // The weights were all read, and the cache is all there: less would be a figure of something else.
-    expect(row.atEnd.file).toBeGreaterThan(row.fileBytes);
+    // The weights were all read, and the cache is all there: less would be a figure of something else. Of the
+    // embedding, 1.9 % of the file, only the rows of the tokens that ran are.
+    expect(row.atEnd.file).toBeGreaterThan(0.98 * row.fileBytes);
     expect(row.atEnd.all - row.atEnd.file).toBeGreaterThan(row.cacheBytes);
   },
 );
