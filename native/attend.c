@@ -80,11 +80,6 @@ INLINE int32_t head_of(const Block *b, int32_t r) {
 }
 INLINE int32_t position_of(const Block *b, int32_t r) { return (b->first_row + r) / b->group; }
 
-/** Has a few lines read, ahead of their use: many at once would not be. */
-INLINE void touch_bytes(const uint8_t *from, size_t bytes) {
-  for (size_t at = 0; at < bytes; at += 64) touch_any(from + at);
-}
-
 /** Rows that will be read next. */
 typedef struct {
   const uint8_t *first;

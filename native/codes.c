@@ -63,23 +63,15 @@ INLINE size_t row_bytes_of(int32_t dtype, size_t columns) {
   return columns * (dtype == F32 ? 4 : 2);
 }
 
-/*
- * Has rows of a table read from memory side by side, before they are needed one after the other. Inline: gcc
- * takes calls of a function that does nothing else for calls without effect.
- */
-INLINE void touch_rows(const void *table, size_t first, size_t count, size_t row_bytes) {
-  const uint8_t *from = (const uint8_t *)table + first * row_bytes;
-  for (size_t at = 0; at < count * row_bytes; at += 64) touch_any(from + at);
-}
-
-/** What the codec of a head needs. */
+/** Has what the codec of a head needs read side by side, before it is unpacked row by row. */
 INLINE void touch_codec(const Codec *codec, size_t head, size_t d) {
   size_t groups = (size_t)codec->groups, row_bytes = row_bytes_of(codec->project_dtype, d);
+  size_t levels_bytes = groups * row_bytes_of(codec->levels_dtype, 64);
   const int32_t *places = codec->places + head * 4 * groups;
   for (size_t place = 0; place < 4 * groups; place++)
     if (places[place] >= 0 && places[place] < codec->rows)
-      touch_rows(codec->project, (size_t)places[place], 1, row_bytes);
-  touch_rows(codec->levels, head * groups, groups, row_bytes_of(codec->levels_dtype, 64));
+      touch_bytes((const uint8_t *)codec->project + (size_t)places[place] * row_bytes, row_bytes);
+  touch_bytes((const uint8_t *)codec->levels + head * levels_bytes, levels_bytes);
 }
 
 /** out[i] = what the codec of a head projects x[i] to, f32 [count, 4 groups]; count <= AT_ONCE */

@@ -95,3 +95,11 @@ INLINE void touch_any(const uint8_t *p) { (void)p; }
 #else
 INLINE void touch_any(const uint8_t *p) { __builtin_prefetch(p, 0, 2); }
 #endif
+
+/*
+ * Has the lines of some bytes read, ahead of their use. Inline: gcc takes calls of a function that does
+ * nothing else for calls without effect.
+ */
+INLINE void touch_bytes(const uint8_t *from, size_t bytes) {
+  for (size_t at = 0; at < bytes; at += 64) touch_any(from + at);
+}
