@@ -223,7 +223,9 @@ describe.skipIf(!isBuilt)('h1bkv', () => {
     // The forged model has values of 2 heads of 16, out of 32.
     const values = [{ shape: [32, 32], numbers: new Float32Array(1024).fill(0.1) }];
     const layer = { temperatures: Float32Array.of(1, 2, 3, 4), values };
-    const finetuned = [{ name: 'x', bits: 32, seed: 3, layers: [layer, layer] }];
+    const finetuned = [
+      { method: 'h1b' as const, name: 'x', bits: 32, seed: 3, layers: [layer, layer] },
+    ];
     writeFileSync(file, adapterBytes({ model: hash, text: '', temperatures: [], finetuned }));
     const target = join(folder, 'merged');
     mkdirSync(target);
@@ -292,7 +294,7 @@ describe.skipIf(!isBuilt)('h1bkv', () => {
       run(['calibrate', '--model', model, '--text', text, '--bits', '32', ...more]);
     const left = (name: string): Finetuned => {
       const layer = { temperatures: Float32Array.of(1, 2, 3, 4), values: [] };
-      return { name, bits: 32, seed: 3, layers: [layer, layer] };
+      return { method: 'h1b', name, bits: 32, seed: 3, layers: [layer, layer] };
     };
     const write = (file: string, of: string, names: string[]) => {
       const finetuned = names.map(left);

@@ -215,7 +215,7 @@ describe.skipIf(missing)('next-token distributions equal those of llama.cpp', ()
       temperatures: new Float32Array(nHeads).fill(1),
       values: [matrix(2, dModel), matrix(nKvHeads * headDim, 2)],
     }));
-    const finetuned = [{ name: 'x', bits: 32, seed: 0, layers }];
+    const finetuned = [{ method: 'h1b' as const, name: 'x', bits: 32, seed: 0, layers }];
     const model = await modelHash(gguf, source);
     const bytes = adapterBytes({ model, text: '', temperatures: [], finetuned });
     const added = await mergedValues({ gguf, source }, { name: 'x', bytes }, 'x');

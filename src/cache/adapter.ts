@@ -58,7 +58,7 @@ export interface Adapter {
   readonly temperatures: readonly TemperatureFit[];
   /** by layer */
   readonly statistics?: readonly CollectedStatistics[];
-  /** of `h1b`; names differ */
+  /** names differ */
   readonly finetuned?: readonly Finetuned[];
 }
 
@@ -150,8 +150,7 @@ export function fittedTemperatures(
 
 /**
  * The part that a spec asks for, if it does.
- * @throws KvError "usage" if the adapter has none of that name, or the spec contradicts it; "shape"
- *   if it was made for other layers
+ * @throws KvError "usage" if the adapter has none of that name; "shape" if it was made for other layers
  */
 export function finetunedOf(
   spec: CacheSpec,
@@ -159,17 +158,37 @@ export function finetunedOf(
   adapter: Adapter | undefined,
 ): Finetuned | undefined {
   const name = spec.settings.get('tuned');
-  if (name === undefined) return undefined;
-  const asked = `cache "${spec.name}": tuned=${name}`;
-  const found = finetunedNamed(name, asked, shapes, adapter);
-  const refuse = (problem: string) => new KvError('usage', `${asked} ${problem}`);
-  const own = { b: found.bits, seed: found.seed };
-  for (const [key, value] of Object.entries(own)) {
+  return name === undefined
+    ? undefined
+    : finetunedNamed(name, `cache "${spec.name}": tuned=${name}`, shapes, adapter);
+}
+
+/**
+ * The same for a method that has parts of its own.
+ * @param settingsOf what such a part was made with: a spec may repeat it, and not contradict it
+ * @throws KvError "usage" also if the part is of another method, or the spec contradicts it
+ */
+export function finetunedFor<M extends Finetuned['method']>(
+  method: M,
+  spec: CacheSpec,
+  shapes: readonly LayerShape[],
+  adapter: Adapter | undefined,
+  settingsOf: (part: Extract<Finetuned, { method: M }>) => Iterable<readonly [string, string]>,
+): Extract<Finetuned, { method: M }> | undefined {
+  const found = finetunedOf(spec, shapes, adapter);
+  if (!found) return undefined;
+  const isOwn = (part: Finetuned): part is Extract<Finetuned, { method: M }> =>
+    part.method === method;
+  const refuse = (problem: string) =>
+    new KvError('usage', `cache "${spec.name}": tuned=${found.name} ${problem}`);
+  if (!isOwn(found)) {
+    throw refuse(`was made for ${found.method}. Take ${found.method}:tuned=${found.name}.`);
+  }
+  for (const [key, value] of settingsOf(found)) {
     const wanted = spec.settings.get(key);
-    if (wanted === undefined || wanted === String(value)) continue;
+    if (wanted === undefined || wanted === value) continue;
     throw refuse(`was made with ${key}=${value}, not ${wanted}. Leave out ${key}.`);
   }
-  if (spec.settings.has('t')) throw refuse('has temperatures of its own. Leave out t.');
   return found;
 }
 
@@ -193,7 +212,9 @@ export function finetunedNamed(
   }
   const fits =
     found.layers.length === shapes.length &&
-    shapes.every((shape, i) => fitsLayer(found.layers[i], shape, found.bits));
+    shapes.every((shape, i) =>
+      fitsLayer(found.layers[i], shape, found.method === 'h1b' ? found.bits : undefined),
+    );
   if (fits) return found;
   throw new KvError(
     'shape',

@@ -1,7 +1,14 @@
 import { ensure, KvError } from '../errors/errors.ts';
 import { maxCodeGroups } from '../kernels/check.ts';
 import type { Kernels, Page, ScaleRule, Tensor } from '../kernels/kernels.ts';
-import { contentsOf, leastWindow, statisticsOf, type LayerStatistics } from './adapter.ts';
+import {
+  contentsOf,
+  finetunedFor,
+  leastWindow,
+  statisticsOf,
+  type Adapter,
+  type LayerStatistics,
+} from './adapter.ts';
 import type { LayerShape } from './cache.ts';
 import type { BalancedBasis } from './codec.ts';
 import type { CacheMethod } from './method.ts';
@@ -14,12 +21,14 @@ import {
   choiceSetting,
   expectSettings,
   numberSetting,
+  parseSpec,
   specOfLayer,
   wholeSetting,
   type CacheSpec,
 } from './spec.ts';
 import { exactKeys, spreadBits, trust, type LayerBits, type ValueBits } from './spread.ts';
 import { TableScratch } from './table-scratch.ts';
+import { updateConstants, updatesByLayer } from './value-updates.ts';
 import { WindowLaw } from './window-law.ts';
 import type { LayerCodec, Means, Sample, WindowedMethod } from './windowed-method.ts';
 import { WindowedCache } from './windowed.ts';
@@ -42,13 +51,36 @@ const sampleLength = 256;
  * none), `source` of means and allocation (the adapter where it has them, else the first positions),
  * `scale` of keys (least-squares, or unbiased, the default with `alloc=none`), `seed` of the rotation, `skip`
  * (0 to 0.5, default 0): the share of a query's weights on coded positions, the smallest, that may be left
- * out with their values; an output then errs by at most 2 skip max|v|.
+ * out with their values; an output then errs by at most 2 skip max|v|. `tuned` names what finetuning left in
+ * the adapter: it brings the settings that it was made with, which are kept but for `skip`.
  * Layers may have `k` and `v` of their own, and then all keep what they are given:
  * `bitplane:k=1.5,v=2@0-1:k=3,v=4@-1:k=3`.
  */
-export const create: CacheMethod['create'] = (spec, shapes, kernels, adapter) => {
-  const names = ['k', 'v', 'window', 'sinks', 'alloc', 'centre', 'source', 'scale', 'seed', 'skip'];
-  expectSettings(spec, names, ['k', 'v']);
+export const create: CacheMethod['create'] = (spec, shapes, kernels, adapter) =>
+  new WindowedCache(kernels, shapes, bitplaneMethod(spec, shapes, kernels, adapter));
+
+export interface BitplaneMethod extends WindowedMethod {
+  createCodec(layer: number, isCopy: boolean): BitplaneCodec;
+}
+
+const names = ['k', 'v', 'window', 'sinks', 'alloc', 'centre', 'source', 'scale', 'seed', 'skip'];
+
+/** @param asked settings, as `create` takes them */
+export function bitplaneMethod(
+  asked: CacheSpec,
+  shapes: readonly LayerShape[],
+  kernels: Kernels,
+  adapter: Adapter | undefined,
+): BitplaneMethod {
+  expectSettings(asked, [...names, 'tuned'], ['k', 'v']);
+  const tuned = finetunedFor(
+    'bitplane',
+    asked,
+    shapes,
+    adapter,
+    (part) => parseSpec(part.spec).settings,
+  );
+  const spec = tuned ? finetunedSpec(asked, parseSpec(tuned.spec)) : asked;
   const window = wholeSetting(spec, 'window', 64, { min: 0, max: 65536 });
   const sinks = wholeSetting(spec, 'sinks', 4, { min: 0, max: 128 });
   const seed = wholeSetting(spec, 'seed', 0, { min: 0, max: 65535 });
@@ -95,16 +127,21 @@ export const create: CacheMethod['create'] = (spec, shapes, kernels, adapter) =>
   const scratch = new TableScratch(kernels, shapes, Math.max(1, ...nibblesOf));
   const rotations =
     alloc === 'none' ? new Rotations(kernels, shapes, nibblesOf, rule, seed) : undefined;
-  let scales: Tensor[];
+  const scaleOf = (layer: number, head: number) =>
+    shapes[layer].scale / (tuned?.layers[layer].temperatures[head] ?? 1);
+  let constants: Tensor[];
   try {
-    scales = allocConstants(
-      kernels,
-      shapes.map(({ nHeads, scale }) => perHead(Array<number>(nHeads).fill(scale))),
-    );
+    constants = allocConstants(kernels, [
+      ...shapes.map(({ nHeads }, layer) =>
+        perHead(Array.from({ length: nHeads }, (_, head) => scaleOf(layer, head))),
+      ),
+      ...updateConstants(tuned),
+    ]);
   } catch (error) {
     rotations?.dispose();
     throw error;
   }
+  const [scales, matrices] = [constants.slice(0, shapes.length), constants.slice(shapes.length)];
 
   const { keys, values } = readBits(spec);
   const origin = learns ? `,source=${source}` : '';
@@ -112,11 +149,12 @@ export const create: CacheMethod['create'] = (spec, shapes, kernels, adapter) =>
     ({ from, to, settings }) =>
       `@${from}-${to}:${[...settings].map(([key, value]) => `${key}=${value}`).join(',')}`,
   );
-  const fullSpec = `bitplane:k=${keys},v=${values},window=${window},sinks=${sinks},alloc=${alloc},centre=${centre}${origin},scale=${rule}${rotations ? `,seed=${seed}` : ''}${skip > 0 ? `,skip=${skip}` : ''}${exceptions.join('')}`;
+  const fullSpec = `bitplane:k=${keys},v=${values},window=${window},sinks=${sinks},alloc=${alloc},centre=${centre}${origin},scale=${rule}${rotations ? `,seed=${seed}` : ''}${skip > 0 ? `,skip=${skip}` : ''}${tuned ? `,tuned=${tuned.name}` : ''}${exceptions.join('')}`;
 
   const warmup = learns && source === 'first' ? Math.max(sampleLength, sinks) : 0;
-  const method: WindowedMethod = {
+  return {
     spec: fullSpec,
+    ...(matrices.length > 0 && { valueUpdates: updatesByLayer(tuned, matrices) }),
     law: new WindowLaw(window, sinks, warmup),
     scales,
     layout: (layer) => {
@@ -156,17 +194,28 @@ export const create: CacheMethod['create'] = (spec, shapes, kernels, adapter) =>
       if (source === 'adapter' && known && !isCopy) codec.know(known[layer], bases?.[layer]);
       return codec;
     },
-    codebookBytes: () => rotations?.sizeBytes ?? 0,
+    codebookBytes: () =>
+      matrices.reduce((sum, { buffer }) => sum + buffer.sizeBytes, rotations?.sizeBytes ?? 0),
     reserveScratch: (n) => scratch.reserve(n),
     scratchBytes: () => scratch.sizeBytes,
     dispose: () => {
-      for (const { buffer } of scales) kernels.free(buffer);
+      for (const { buffer } of constants) kernels.free(buffer);
       rotations?.dispose();
       scratch.dispose();
     },
   };
-  return new WindowedCache(kernels, shapes, method);
-};
+}
+
+/** The settings that a part was made with; what a query may leave out is of the query alone. */
+function finetunedSpec(asked: CacheSpec, own: CacheSpec): CacheSpec {
+  ensure(
+    asked.layers.length === 0,
+    'usage',
+    () =>
+      `cache "${asked.name}": tuned=${asked.settings.get('tuned')} was made with bits of its own for each layer. Leave out what follows "@".`,
+  );
+  return { ...own, settings: new Map([...asked.settings, ...own.settings]) };
+}
 
 function readBits(spec: CacheSpec): { keys: number; values: ValueBits } {
   return {
@@ -192,16 +241,16 @@ function spread(
 }
 
 /** One layer of one cache: what it knows of the layer, and what it does with a page. */
-class BitplaneCodec implements LayerCodec {
+export class BitplaneCodec implements LayerCodec {
   means: Means | undefined;
 
   constructor(
     private readonly kernels: Kernels,
     private readonly shape: LayerShape,
-    private readonly settings: { valueBits: ValueBits; isCentred: boolean; skip: number },
+    readonly settings: { valueBits: ValueBits; isCentred: boolean; skip: number },
     private readonly scratch: TableScratch,
     /** none where keys stay f16 */
-    private readonly keys: KeyCoder | undefined,
+    readonly keys: KeyCoder | undefined,
   ) {}
 
   get tensors(): readonly Tensor[] {

@@ -60,7 +60,7 @@ describe('the orthogonal projection', () => {
     expect(orthogonal.spec).toBe('h1b:b=256,seed=0,r=orthogonal,t=0.07');
     expect(orthogonal.bytes()).toEqual(gaussian.bytes());
     const layers = [{ temperatures: Float32Array.of(1, 1), values: [] }];
-    const finetuned = [{ name: 'x', bits: 64, seed: 0, layers }];
+    const finetuned = [{ method: 'h1b' as const, name: 'x', bits: 64, seed: 0, layers }];
     const adapter: Adapter = { model: '', text: '', temperatures: [], finetuned };
     await expect(create('h1b:tuned=x,r=orthogonal', adapter)).rejects.toThrow(/Leave out r/);
   });

@@ -1,5 +1,5 @@
 import { ensure, KvError } from '../errors/errors.ts';
-import { finetunedOf } from './adapter.ts';
+import { finetunedFor } from './adapter.ts';
 import { expectAffine } from './affine-values.ts';
 import type { CacheMethod } from './method.ts';
 import { allocConstants, perHead } from './constants.ts';
@@ -27,7 +27,15 @@ import { updateConstants, updatesByLayer } from './value-updates.ts';
  */
 export const create: CacheMethod['create'] = (spec, shapes, kernels, adapter) => {
   expectSettings(spec, ['b', 'seed', 'r', 't', 'tuned']);
-  const tuned = finetunedOf(spec, shapes, adapter);
+  const tuned = finetunedFor('h1b', spec, shapes, adapter, ({ bits, seed }) => [
+    ['b', String(bits)],
+    ['seed', String(seed)],
+  ]);
+  ensure(
+    !tuned || !spec.settings.has('t'),
+    'usage',
+    () => `cache "h1b": tuned=${tuned?.name} has temperatures of its own. Leave out t.`,
+  );
   const bits = wholeSetting(spec, 'b', tuned?.bits ?? 256, { min: 32, max: 1024, step: 32 });
   const seed = wholeSetting(spec, 'seed', tuned?.seed ?? 0, { min: 0, max: 65535 });
   const kind = choiceSetting(spec, 'r', 'gaussian', ['gaussian', 'orthogonal']);

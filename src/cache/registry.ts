@@ -3,7 +3,7 @@ import type { Kernels } from '../kernels/kernels.ts';
 import type { Adapter } from './adapter.ts';
 import type { KvCache, LayerShape } from './cache.ts';
 import type { CacheMethod } from './method.ts';
-import { parseSpec } from './spec.ts';
+import { parseSpec, type CacheSpec } from './spec.ts';
 
 export interface CacheRow {
   readonly summary: string;
@@ -73,14 +73,23 @@ export const cacheMethods: Readonly<Record<string, CacheRow>> = {
  * @throws KvError "usage" if the method or a setting is unknown
  */
 export async function createCache(
-  spec: string,
+  text: string,
   shapes: readonly LayerShape[],
   kernels: Kernels,
   adapter?: Adapter,
 ): Promise<KvCache> {
+  const { row, spec } = resolveSpec(text);
+  return (await row.load()).create(spec, shapes, kernels, adapter);
+}
+
+/**
+ * The method that a spec names, and the spec with the settings that its name stands for.
+ * @throws KvError "usage" if the method is unknown
+ */
+export function resolveSpec(text: string): { readonly row: CacheRow; readonly spec: CacheSpec } {
   const rowOf = (name: string): CacheRow | undefined =>
     Object.hasOwn(cacheMethods, name) ? cacheMethods[name] : undefined;
-  const parsed = parseSpec(spec, (name) => rowOf(name)?.bare);
+  const parsed = parseSpec(text, (name) => rowOf(name)?.bare);
   const row = rowOf(parsed.name);
   if (!row) {
     throw new KvError(
@@ -90,5 +99,5 @@ export async function createCache(
   }
   const preset = row.preset ? parseSpec(`${parsed.name}:${row.preset}`).settings : [];
   const settings = new Map([...preset, ...parsed.settings]);
-  return (await row.load()).create({ ...parsed, settings }, shapes, kernels, adapter);
+  return { row, spec: { ...parsed, settings } };
 }

@@ -51,6 +51,8 @@ export interface WindowedMethod {
   readonly law: WindowLaw;
   /** f32 [nHeads] by layer: what multiplies <q, k> */
   readonly scales: readonly Tensor[];
+  /** as in `KvCache` */
+  readonly valueUpdates?: readonly (readonly Tensor[])[];
   /** Tensors of one page of quantized positions. */
   layout(layer: number): PageLayout;
   /**

@@ -46,6 +46,10 @@ export class WindowedCache extends SteppedCache {
     return this.method.spec;
   }
 
+  get valueUpdates(): WindowedMethod['valueUpdates'] {
+    return this.method.valueUpdates;
+  }
+
   protected reserve(n: number): void {
     this.method.reserveScratch(n);
     this.step.reserve(n);

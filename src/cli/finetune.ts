@@ -2,8 +2,6 @@ import { existsSync, readFileSync } from 'node:fs';
 import { InvalidArgumentError, Option, type Command } from 'commander';
 import type { Adapter } from '../cache/adapter.ts';
 import { finetunedName } from '../cache/finetuned.ts';
-import { chooseTemperatures } from '../cache/sketched.ts';
-import { parseSpec } from '../cache/spec.ts';
 import { ensure } from '../errors/errors.ts';
 import { writeFileAtomically } from '../format/file-node.ts';
 import { adapterBytes, readAdapter } from '../model/adapter-file.ts';
@@ -12,12 +10,8 @@ import { checkpointBytes, readCheckpoint } from '../train/checkpoint.ts';
 import { curve } from '../train/curve.ts';
 import { bestEntry, finetune, startFinetune, type FinetuneState } from '../train/finetune.ts';
 import { TextWindows } from '../train/text-windows.ts';
-import {
-  finetunedFrom,
-  startTuning,
-  type TuningStart,
-  type ValueTraining,
-} from '../train/tuning.ts';
+import { traineeOf } from '../train/trainee.ts';
+import { finetunedFrom, startTuning, type ValueTraining } from '../train/tuning.ts';
 import {
   adapterOut,
   addModelFlags,
@@ -32,10 +26,11 @@ import { collectTexts, readTexts } from './texts.ts';
 
 interface FinetuneFlags extends ModelFlags {
   readonly text: string[];
+  readonly cache: string;
   readonly values: ValueTraining;
   readonly projection?: boolean;
   readonly norm?: boolean;
-  readonly bits: number;
+  readonly bits?: number;
   readonly seed: number;
   readonly name?: string;
   readonly window: number;
@@ -64,16 +59,17 @@ export function define(command: Command): void {
         .argParser(collectTexts)
         .makeOptionMandatory(),
     )
+    .option('--cache <spec>', 'what is trained for: h1b, bitplane or bitplane-small', 'h1b')
     .addOption(
       new Option('--values <what>', 'value projection: none, rank:<n> or full')
         .argParser(valueTraining)
         .default({ rank: 2 }, 'rank:2'),
     )
-    .option('--projection', 'train the projection of the sketches as well')
-    .option('--norm', 'let temperatures follow the norm of each query, as t=norm does')
-    .option('--bits <n>', 'bits of a key sketch', width, 256)
+    .option('--projection', 'h1b: train the projection of the sketches as well')
+    .option('--norm', 'h1b: let temperatures follow the norm of each query, as t=norm does')
+    .option('--bits <n>', 'h1b: bits of a key sketch (default: 256)', width)
     .option('--seed <n>', 'of the projection and of the order of texts', wholeNumber(0, 65535), 0)
-    .option('--name <word>', 'what h1b:tuned=<word> will call it (default: from what is trained)')
+    .option('--name <word>', 'what tuned=<word> will call it (default: from what is trained)')
     .option('--window <n>', 'tokens of a window', wholeNumber(16, 4096), 256)
     .option('--batch <n>', 'windows of a step', wholeNumber(1, 256), 4)
     .option('--steps <n>', 'steps at most', wholeNumber(1, 1_000_000), 400)
@@ -122,11 +118,11 @@ async function run(flags: FinetuneFlags): Promise<void> {
       Math.min(flags.window, model.contextLength),
       flags.seed,
     );
-    const start = startOf(model, flags);
-    const byNorm = start.byNorm && { byNorm: true };
-    const options = { ...flags, ...byNorm, rates: ratesOf(flags) };
+    const { cache, start, part } = traineeOf(model, { ...flags, name });
+    const options = { ...flags, rates: ratesOf(flags) };
     const identity = JSON.stringify({
       ...start,
+      ...part,
       ...options,
       // Where things are, how fast, and how long it goes on are no part of what is computed.
       ...Object.fromEntries(notOfTheRun.map((key) => [key, undefined])),
@@ -139,19 +135,19 @@ async function run(flags: FinetuneFlags): Promise<void> {
       : startFinetune(tuning);
     if (state.step > 0) console.error(`goes on after step ${state.step} of ${files.checkpoint}`);
     const progress = progressLine('finetuning');
-    for await (state of finetune(model, windows, options, state)) {
+    for await (state of finetune(model, cache, windows, options, state)) {
       progress(state.step, flags.steps);
       await save(files, state, identity, name);
       if (!process.stderr.isTTY) console.error(JSON.stringify(state.history.at(-1)));
     }
     progress.done();
-    const shape = { name, projection: flags.projection ?? false };
-    const finetuned = finetunedFrom(state.best, start, shape);
+    const projection = flags.projection ?? false;
+    const finetuned = finetunedFrom(state.best, start.dModel, part, { projection });
     const before = await adapterBefore(out, model);
     const others = (before.finetuned ?? []).filter((other) => other.name !== name);
     const adapter = { ...before, finetuned: [...others, finetuned] };
     await writeFileAtomically(out, (sink) => sink.write(adapterBytes(adapter)));
-    report(flags, { name, out, files }, state);
+    report(flags, { cache: `${part.method}:tuned=${name}`, out, files }, state);
   } finally {
     model.dispose();
   }
@@ -159,7 +155,8 @@ async function run(flags: FinetuneFlags): Promise<void> {
 
 const notOfTheRun = ['text', 'backend', 'threads', 'adapter', 'out', 'run', 'json', 'patience'];
 
-const nameOf = ({ values, projection, norm }: FinetuneFlags) =>
+const nameOf = ({ cache, values, projection, norm }: FinetuneFlags) =>
+  (cache === 'h1b' ? '' : `${cache.replace(/:.*/, '')}-`) +
   (values === 'none' ? 't' : values === 'full' ? 'full' : `rank${values.rank}`) +
   (projection ? '-r' : '') +
   (norm ? '-norm' : '');
@@ -181,16 +178,6 @@ function ratesOf({ rate, projection }: FinetuneFlags) {
     values: rate * rates.values,
     projection: projection ? rate * rates.projection : 0,
   };
-}
-
-/** Begins with the temperatures that calibration found, if it did. */
-function startOf(model: Model, flags: FinetuneFlags): TuningStart {
-  const { bits, seed, values, norm, projection } = flags;
-  const spec = parseSpec(norm ? 'h1b:t=norm' : 'h1b');
-  const { temperatures, byNorm } = chooseTemperatures(spec, bits, model.layers, model.adapter);
-  const { dModel } = model.parts.config;
-  const orthogonal = projection && { orthogonal: true };
-  return { bits, seed, values, dModel, temperatures, ...(byNorm && { byNorm }), ...orthogonal };
 }
 
 async function save(
@@ -216,16 +203,16 @@ async function adapterBefore(out: string, model: Model): Promise<Adapter> {
 
 function report(
   flags: FinetuneFlags,
-  { name, out, files }: { name: string; out: string; files: ReturnType<typeof filesOf> },
+  { cache, out, files }: { cache: string; out: string; files: ReturnType<typeof filesOf> },
   state: FinetuneState,
 ): void {
   const best = bestEntry(state);
-  const result = { cache: `h1b:tuned=${name}`, file: out, ...files, first: state.history[0], best };
+  const result = { cache, file: out, ...files, first: state.history[0], best };
   if (flags.json) return console.log(JSON.stringify(result, null, 2));
   const [first] = state.history;
   console.log(`held-out KL ${first.kl.toFixed(4)} -> ${best.kl.toFixed(4)} at step ${best.step}`);
   console.log(
     `held-out perplexity ${first.perplexity.toFixed(2)} -> ${best.perplexity.toFixed(2)}; f16: ${best.perplexityF16.toFixed(2)}`,
   );
-  console.log(`written to ${out}; use it with --cache h1b:tuned=${name}`);
+  console.log(`written to ${out}; use it with --cache ${cache}`);
 }

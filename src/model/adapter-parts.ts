@@ -147,15 +147,19 @@ const statistics: AdapterPart = {
 /**
  * `finetuned.<name>.<bits>.<seed>.<layer>.` and `temperatures` [nHeads], `values.0` and `values.1`
  * [rows, columns], `projection` [rows, headDimK]; `.norm` behind the seed where temperatures follow the
- * norm of the query
+ * norm of the query. Of `bitplane` its full spec stands in the place of bits and seed.
  */
 const finetuned: AdapterPart = {
-  serves: (adapter) => (adapter.finetuned ?? []).map(({ name }) => `h1b:tuned=${name}`),
+  serves: (adapter) =>
+    (adapter.finetuned ?? []).map(({ method, name }) => `${method}:tuned=${name}`),
   *write(adapter) {
-    for (const { name, bits, seed, byNorm, layers } of adapter.finetuned ?? []) {
-      const key = `${name}.${bits}.${seed}${byNorm ? '.norm' : ''}`;
-      for (const [i, { temperatures, values, projection }] of layers.entries()) {
-        const at = `finetuned.${key}.${i}`;
+    for (const part of adapter.finetuned ?? []) {
+      const of =
+        part.method === 'h1b'
+          ? `${part.bits}.${part.seed}${part.byNorm ? '.norm' : ''}`
+          : part.spec;
+      for (const [i, { temperatures, values, projection }] of part.layers.entries()) {
+        const at = `finetuned.${part.name}.${of}.${i}`;
         yield [`${at}.temperatures`, vector(temperatures)];
         for (const [j, matrix] of values.entries()) yield [`${at}.values.${j}`, matrix];
         if (projection) yield [`${at}.projection`, vector(projection)];
@@ -164,14 +168,18 @@ const finetuned: AdapterPart = {
   },
   read(file) {
     const found = file.matches('finetuned.*.0.temperatures').map((key): Finetuned => {
-      const [name, bits, seed, norm] = key.split('.');
+      const [name, ...of] = key.split('.');
       const layers: FinetunedLayer[] = [];
       for (let at = `finetuned.${key}.0`; file.shapeOf(`${at}.temperatures`);) {
         layers.push(takeFinetunedLayer(file, at));
         at = `finetuned.${key}.${layers.length}`;
       }
+      if (of[0].startsWith('bitplane')) {
+        return { method: 'bitplane', name, spec: of.join('.'), layers };
+      }
+      const [bits, seed, norm] = of;
       const byNorm = norm === 'norm' && { byNorm: true };
-      return { name, bits: Number(bits), seed: Number(seed), ...byNorm, layers };
+      return { method: 'h1b', name, bits: Number(bits), seed: Number(seed), ...byNorm, layers };
     });
     return found.length > 0 ? { finetuned: found } : {};
   },

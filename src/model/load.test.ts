@@ -237,7 +237,9 @@ describe('adapters', () => {
     model: hash,
     text: '',
     temperatures: [fit, { ...fit, bits: 128 }],
-    finetuned: [{ name: 'x', bits: 64, seed: 0, layers: [{ temperatures, values: [] }] }],
+    finetuned: [
+      { method: 'h1b', name: 'x', bits: 64, seed: 0, layers: [{ temperatures, values: [] }] },
+    ],
   });
   const everything = "this model's has temperatures for b=64, 128; tuned=x";
   test.each<[string, string, ((hash: string) => Adapter) | false]>([

@@ -26,6 +26,7 @@ const matrix = (height: number, width: number): FinetunedMatrix => ({
   numbers: Float32Array.from({ length: height * width }, () => 0.1 * random.normal()),
 });
 const part = (name: string, values: () => FinetunedMatrix[]) => ({
+  method: 'h1b' as const,
   name,
   bits: 32,
   seed: 1,

@@ -1,4 +1,6 @@
-import type { Kernels, RopeStyle, Tensor } from '../kernels/kernels.ts';
+import { unpackAffine } from '../kernels/affine.ts';
+import { codePlace } from '../kernels/codes.ts';
+import type { AffineBits, Codec, Kernels, RopeStyle, Tensor } from '../kernels/kernels.ts';
 import { allocTensor, bytesOf, tensor } from '../kernels/tensor.ts';
 import { dequantize } from '../math/blocks.ts';
 import { f16ToF32 } from '../math/f16.ts';
@@ -109,24 +111,56 @@ export class ArrayKernels {
     });
   }
 
-  /** Values as their 4-bit codes say them, bit for bit those that a cache stores. @param x [n, heads, d] */
-  affineRoundTrip(x: Float32Array, heads: number, d: number): Float32Array {
+  /** Values as their codes say them, bit for bit as a cache stores them. @param x [n, heads, d] */
+  affineRoundTrip(
+    x: Float32Array,
+    [heads, d]: readonly [number, number],
+    bits: AffineBits,
+    options: { readonly clip: boolean },
+  ): Float32Array {
     const n = x.length / heads / d;
-    const codes = this.room('out', 'u8', [heads, n, d / 2]);
+    const rowBytes = (d * bits) / 8;
+    const codes = this.room('out', 'u8', [heads, n, rowBytes]);
     const params = this.room('params', 'f16', [heads, n, 2]);
-    this.kernels.storeAffine(this.put('x', x, [n, heads, d]), codes, params, 4, 0, { clip: false });
+    this.kernels.storeAffine(this.put('x', x, [n, heads, d]), codes, params, bits, 0, options);
     const [bytes, halves] = [codes, params].map((t) => this.kernels.view(t));
     const out = new Float32Array(x.length);
     for (let row = 0; row < n * heads; row++) {
       const [low, step] = [f16ToF32(halves[2 * row]), f16ToF32(halves[2 * row + 1])];
       const at = ((row % n) * heads + Math.floor(row / n)) * d;
-      for (let i = 0; i < d / 2; i++) {
-        const byte = bytes[(row * d) / 2 + i];
-        out[at + i] = low + step * (byte & 15);
-        out[at + d / 2 + i] = low + step * (byte >> 4);
-      }
+      const own = unpackAffine(bytes.subarray(row * rowBytes, (row + 1) * rowBytes), bits);
+      for (let i = 0; i < d; i++) out[at + i] = low + step * own[i];
     }
     return out;
+  }
+
+  /**
+   * Codes of keys, bit for bit those that a cache stores.
+   * @param x [n, heads, d] @returns codes [heads, n, groups] and the scale of each key, [heads, n]
+   */
+  keyCodes(
+    x: Float32Array,
+    [heads, d]: readonly [number, number],
+    codec: Codec,
+  ): { readonly codes: Uint8Array; readonly scales: Float32Array } {
+    const n = x.length / heads / d;
+    const groups = codec.levels.shape[1];
+    const slots = 32 * Math.ceil(n / 32);
+    const keys = this.room('out', 'u8', [heads, slots / 32, groups, 16]);
+    const halves = this.room('params', 'f16', [heads, slots]);
+    this.kernels.storeCodes(this.put('x', x, [n, heads, d]), codec, keys, halves, 0);
+    const [bytes, bits] = [keys, halves].map((t) => this.kernels.view(t));
+    const codes = new Uint8Array(heads * n * groups);
+    const scales = new Float32Array(heads * n);
+    for (let row = 0; row < heads * n; row++) {
+      const [head, slot] = [Math.floor(row / n), row % n];
+      scales[row] = f16ToF32(bits[head * slots + slot]);
+      for (let g = 0; g < groups; g++) {
+        const { byte, shift } = codePlace(keys.shape, head, slot, g);
+        codes[row * groups + g] = (bytes[byte] >> shift) & 15;
+      }
+    }
+    return { codes, scales };
   }
 
   dispose(): void {

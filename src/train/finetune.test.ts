@@ -8,6 +8,8 @@ import { checkpointBytes, readCheckpoint } from './checkpoint.ts';
 import { curve } from './curve.ts';
 import { bestEntry, finetune, startFinetune, type FinetuneState } from './finetune.ts';
 import { TextWindows } from './text-windows.ts';
+import { sketchCache } from './sketch-attention.ts';
+import type { TunedCache } from './tuned-attention.ts';
 import { TunedDecoder } from './tuned-decoder.ts';
 import { finetunedFrom, startTuning, type Tuning, type ValueTraining } from './tuning.ts';
 
@@ -15,7 +17,6 @@ const text = Array.from({ length: 400 }, (_, i) => `the ${i * i} foxes of ${i % 
   '',
 );
 const options = {
-  bits: 32,
   batch: 2,
   steps: 12,
   evaluateEvery: 4,
@@ -29,16 +30,30 @@ const tiny: Partial<ForgeOptions> = { nLayers: 2 };
 function begin(model: Model, values: ValueTraining = { rank: 2 }): Tuning {
   const temperatures = model.layers.map(({ nHeads }) => Array<number>(nHeads).fill(0.5));
   const { dModel } = model.parts.config;
-  return startTuning(model.layers, { bits: 32, seed: 1, values, dModel, temperatures });
+  const sketches = { bits: 32 };
+  return startTuning(model.layers, { seed: 1, values, dModel, temperatures, sketches });
 }
 
 const windowsOf = (model: Model) => new TextWindows(model.tokenizer, [text], 24, 7);
 
-async function train(model: Model, state: FinetuneState, change = {}): Promise<FinetuneState> {
-  for await (const after of finetune(model, windowsOf(model), { ...options, ...change }, state)) {
-    state = after;
-  }
+const sketched = (model: Model, byNorm = false) =>
+  sketchCache(model.layers, { bits: 32, byNorm, surrogate: false });
+
+async function train(
+  model: Model,
+  state: FinetuneState,
+  change = {},
+  cache: TunedCache = sketched(model),
+): Promise<FinetuneState> {
+  const all = { ...options, ...change };
+  for await (const after of finetune(model, cache, windowsOf(model), all, state)) state = after;
   return state;
+}
+
+/** Part `x` of `h1b`. */
+function partOf(model: Model, tuning: Tuning, { projection = false, byNorm = false } = {}) {
+  const part = { method: 'h1b' as const, name: 'x', bits: 32, seed: 1, ...(byNorm && { byNorm }) };
+  return finetunedFrom(tuning, model.parts.config.dModel, part, { projection });
 }
 
 describe('a run', () => {
@@ -57,7 +72,7 @@ describe('a run', () => {
 
   test('that was broken off goes on as if it had not been', async () => {
     const start = begin(model);
-    const runs = finetune(model, windowsOf(model), options, startFinetune(start));
+    const runs = finetune(model, sketched(model), windowsOf(model), options, startFinetune(start));
     await runs.next();
     const broken = (await runs.next()).value as FinetuneState;
     expect(broken.step).toBe(4);
@@ -101,14 +116,13 @@ describe('what it leaves in the adapter', () => {
       const base = await forgeModel(tiny, { backend: 'reference' });
       const change = { steps: 2, evaluateEvery: 2, heldOut: 1, batch: 1 };
       const rates = { ...options.rates, projection: projection ? 4 : 0 };
-      const { best: tuning } = await train(base, startFinetune(begin(base, values)), {
-        ...change,
-        rates,
-        byNorm,
-      });
-      const { dModel } = base.parts.config;
-      const start = { bits: 32, seed: 1, dModel, byNorm };
-      const part = finetunedFrom(tuning, start, { name: 'x', projection });
+      const { best: tuning } = await train(
+        base,
+        startFinetune(begin(base, values)),
+        { ...change, rates },
+        sketched(base, byNorm),
+      );
+      const part = partOf(base, tuning, { projection, byNorm });
       const adapter: Adapter = { model: base.hash, text: '', temperatures: [], finetuned: [part] };
 
       const model = await forgeModel(tiny, {
@@ -117,7 +131,7 @@ describe('what it leaves in the adapter', () => {
       });
       expect(model.adapter).toEqual(adapter);
       const ids = windowsOf(model).heldOut(0);
-      const decoder = new TunedDecoder(model, { bits: 32, byNorm, surrogate: false });
+      const decoder = new TunedDecoder(model, sketched(model, byNorm));
       const { logits: trained } = decoder.forward(ids, tuning);
       const [cache, other] = [
         await model.createCache('h1b:tuned=x'),
@@ -142,9 +156,7 @@ describe('what it leaves in the adapter', () => {
 
   test('is asked for by its name, and by nothing that contradicts it', async () => {
     const base = await forgeModel(tiny);
-    const { dModel } = base.parts.config;
-    const shape = { name: 'x', projection: false };
-    const part = finetunedFrom(begin(base), { bits: 32, seed: 1, dModel }, shape);
+    const part = partOf(base, begin(base));
     const adapter: Adapter = { model: base.hash, text: '', temperatures: [], finetuned: [part] };
     const model = await forgeModel(tiny, { adapter: adapterBytes(adapter) });
     const usage = expect.objectContaining({ code: 'usage' });
@@ -178,9 +190,7 @@ describe('f16 and f32 with what it left', () => {
   ])('have its value projection and nothing else of it: %s', async (_, values) => {
     const base = await forgeModel(tiny);
     const { best } = await train(base, startFinetune(begin(base, values)), { steps: 4 });
-    const { dModel } = base.parts.config;
-    const shape = { name: 'x', projection: false };
-    const part = finetunedFrom(best, { bits: 32, seed: 1, dModel }, shape);
+    const part = partOf(base, best);
     const adapter: Adapter = { model: base.hash, text: '', temperatures: [], finetuned: [part] };
     base.dispose();
     const model = await forgeModel(tiny, { adapter: adapterBytes(adapter) });

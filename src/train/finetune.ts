@@ -1,6 +1,7 @@
 import { ensure } from '../errors/errors.ts';
 import type { Model } from '../model/model.ts';
 import type { TextWindows } from './text-windows.ts';
+import type { TunedCache } from './tuned-attention.ts';
 import { TunedDecoder } from './tuned-decoder.ts';
 import { tuningLoss, type WindowLoss } from './tuning-loss.ts';
 import {
@@ -13,9 +14,6 @@ import {
 } from './tuning.ts';
 
 export interface FinetuneOptions {
-  readonly bits: number;
-  /** as in `SketchSettings` */
-  readonly byNorm?: boolean;
   /** windows of a step */
   readonly batch: number;
   readonly steps: number;
@@ -58,19 +56,20 @@ export function startFinetune(tuning: Tuning): FinetuneState {
 }
 
 /**
- * Trains a tuning of `h1b` so that the model predicts what it predicts with an f16 cache: KL of the
+ * Trains a tuning of a cache so that the model predicts what it predicts with an f16 cache: KL of the
  * two, end to end, through frozen weights (arXiv 2510.05529, section on light finetuning). Yields the
  * state, which it goes on changing, after each evaluation.
+ * @param cache what is trained for; it is disposed of in the end
  * @throws KvError "not-finite" if the loss is
  */
 export async function* finetune(
   model: Model,
+  cache: TunedCache,
   windows: TextWindows,
   options: FinetuneOptions,
   state: FinetuneState,
 ): AsyncGenerator<FinetuneState> {
-  const { bits, byNorm } = options;
-  const decoder = new TunedDecoder(model, { bits, ...(byNorm && { byNorm }), surrogate: false });
+  const decoder = new TunedDecoder(model, cache);
   try {
     if (state.history.length === 0) yield await evaluate(model, decoder, windows, options, state);
     while (state.step < options.steps && !isStale(state, options.patience)) {

@@ -1,6 +1,11 @@
 import type { Adapter } from '../cache/adapter.ts';
 import type { KvCache, LayerShape } from '../cache/cache.ts';
-import type { Finetuned, FinetunedLayer, FinetunedMatrix } from '../cache/finetuned.ts';
+import type {
+  Finetuned,
+  FinetunedSketches,
+  FinetunedLayer,
+  FinetunedMatrix,
+} from '../cache/finetuned.ts';
 import { createCache } from '../cache/registry.ts';
 import { gaussianProjection } from '../cache/sketch.ts';
 import { KvError } from '../errors/errors.ts';
@@ -31,18 +36,18 @@ const positionsWithout = 400;
  *
  * As p is a weighted mean of values v = W x + b, C - 1 times W is what is added to W: C applies to p - b and
  * o - b. Layer by layer: what a layer is fitted on has been through the corrected ones below it.
- * @param start temperatures that stay as they are; what `startTuning` would begin with otherwise
+ * @param start temperatures that stay as they are, and what sketches they are for
  * @returns a part of an adapter, to be used as `h1b:tuned=<name>`
  */
 export async function fitRidge(
   model: Model,
   ids: Int32Array,
   name: string,
-  start: Omit<TuningStart, 'values' | 'dModel'>,
+  start: Omit<FinetunedSketches, 'name' | 'method' | 'layers'> & Pick<TuningStart, 'temperatures'>,
   { window = 2048, onProgress }: RidgeOptions = {},
 ): Promise<Finetuned> {
   const { bits, seed, byNorm } = start;
-  const part = { name, bits, seed, ...(byNorm && { byNorm }) };
+  const part = { method: 'h1b' as const, name, bits, seed, ...(byNorm && { byNorm }) };
   const arrays = new ArrayKernels(model.kernels);
   const walk = new LayerWalk(model, ids, { window });
   const layers: FinetunedLayer[] = [];

@@ -6,6 +6,8 @@ import { allocTensor } from '../kernels/tensor.ts';
 import { loadModel } from '../model/load.ts';
 import type { Model } from '../model/model.ts';
 import { Random } from '../math/random.ts';
+import { CodedAttention, type Coder } from './coded-attention.ts';
+import { sketchCache } from './sketch-attention.ts';
 import { TunedDecoder } from './tuned-decoder.ts';
 import { tuningLoss } from './tuning-loss.ts';
 import {
@@ -23,7 +25,10 @@ const temperature = 0.2;
 function tuningOf(model: Model, values: ValueTraining, b = bits): Tuning {
   const temperatures = model.layers.map(({ nHeads }) => Array<number>(nHeads).fill(temperature));
   const { dModel } = model.parts.config;
-  return startTuning(model.layers, { bits: b, seed: 0, values, dModel, temperatures });
+  return startTuning(model.layers, {
+    ...{ seed: 0, values, dModel, temperatures },
+    sketches: { bits: b },
+  });
 }
 
 /** A tuning with everything moved a little away from where training starts. */
@@ -84,7 +89,10 @@ describe('the forward pass agrees with the engine', () => {
     // The oracle sums as the arrays do: nothing may differ. Other backends round attention otherwise.
     const model = await forgeModel(change, { backend: 'reference' });
     const ids = someIds(40, model.vocabSize);
-    const decoder = new TunedDecoder(model, { bits, surrogate: false, blockRows: 16 });
+    const decoder = new TunedDecoder(
+      model,
+      sketchCache(model.layers, { bits, surrogate: false, blockRows: 16 }),
+    );
     const { logits } = decoder.forward(ids, tuningOf(model, 'none'));
     expect(largestDifference(logits, await engineLogits(model, ids, bits))).toBeLessThan(1e-4);
     decoder.dispose();
@@ -95,7 +103,10 @@ describe('the forward pass agrees with the engine', () => {
     if (!existsSync(embeddedModel)) skipBecause(skip, 'embedded model', 'the file is absent');
     const model = await loadModel(embeddedModel, { adapter: false });
     const ids = model.tokenizer.encode('The rain had stopped, and the old man went out again.');
-    const decoder = new TunedDecoder(model, { bits: 256, surrogate: false });
+    const decoder = new TunedDecoder(
+      model,
+      sketchCache(model.layers, { bits: 256, surrogate: false }),
+    );
     const { logits } = decoder.forward(ids, tuningOf(model, { rank: 2 }, 256));
     const expected = await engineLogits(model, ids, 256);
     // Other sums in attention turn some 8-bit codes of activations: far below what h1b itself costs.
@@ -104,6 +115,41 @@ describe('the forward pass agrees with the engine', () => {
     model.dispose();
   });
 });
+
+/** The gradient of each array that is tuned is what finite differences find, along itself. */
+function expectSlopes(
+  decoder: TunedDecoder,
+  tuning: Tuning,
+  ids: Int32Array,
+  teacher: Float32Array,
+): void {
+  const lossOf = (at: Tuning) => {
+    const { kl, student } = tuningLoss(teacher, decoder.forward(ids, at).logits, ids, 0.3);
+    return kl + 0.3 * student;
+  };
+  const gradient = zerosLike(tuning);
+  const tape = decoder.forward(ids, tuning);
+  const { dLogits } = tuningLoss(teacher, tape.logits, ids, 0.3);
+  decoder.backward(tape, dLogits, tuning, gradient);
+
+  const flat = arraysOf(gradient);
+  arraysOf(tuning).forEach((_, index) => {
+    if (flat[index].length === 0) return;
+    // Along the gradient itself, the slope is its length; a wrong sign or factor shows.
+    const length = Math.hypot(...flat[index]);
+    expect(length).toBeGreaterThan(0);
+    const step = 2e-3 * Math.min(1, Math.hypot(...arraysOf(tuning)[index])) * 4;
+    const at = (sign: number) => {
+      let place = 0;
+      return mapTuning(tuning, (x) =>
+        place++ === index ? x.map((v, i) => v + (sign * step * flat[index][i]) / length) : x,
+      );
+    };
+    const slope = (lossOf(at(1)) - lossOf(at(-1))) / (2 * step);
+    expect(slope / length).toBeGreaterThan(0.97);
+    expect(slope / length).toBeLessThan(1.03);
+  });
+}
 
 describe('gradients are the slopes of the loss', () => {
   const kinds: [string, ValueTraining, boolean, (model: Model) => Model][] = [
@@ -116,34 +162,38 @@ describe('gradients are the slopes of the loss', () => {
   test.each(kinds)('with values trained as %s', async (_name, values, byNorm, change) => {
     const model = change(await forgeModel({}, { backend: 'reference' }));
     const ids = someIds(12, model.vocabSize);
-    const decoder = new TunedDecoder(model, { bits: 32, byNorm, surrogate: true, blockRows: 5 });
+    const decoder = new TunedDecoder(
+      model,
+      sketchCache(model.layers, { bits: 32, byNorm, surrogate: true, blockRows: 5 }),
+    );
     const tuning = moved(tuningOf(model, values, 32));
     const teacher = decoder.forward(ids, tuningOf(model, 'none', 32)).logits.map((x) => 3 * x);
-    const lossOf = (at: Tuning) => {
-      const { kl, student } = tuningLoss(teacher, decoder.forward(ids, at).logits, ids, 0.3);
-      return kl + 0.3 * student;
-    };
-    const gradient = zerosLike(tuning);
-    const tape = decoder.forward(ids, tuning);
-    const { dLogits } = tuningLoss(teacher, tape.logits, ids, 0.3);
-    decoder.backward(tape, dLogits, tuning, gradient);
+    expectSlopes(decoder, tuning, ids, teacher);
+    decoder.dispose();
+    model.dispose();
+  });
 
-    const flat = arraysOf(gradient);
-    arraysOf(tuning).forEach((_, index) => {
-      // Along the gradient itself, the slope is its length; a wrong sign or factor shows.
-      const length = Math.hypot(...flat[index]);
-      expect(length).toBeGreaterThan(0);
-      const step = 2e-3 * Math.min(1, Math.hypot(...arraysOf(tuning)[index])) * 4;
-      const at = (sign: number) => {
-        let place = 0;
-        return mapTuning(tuning, (x) =>
-          place++ === index ? x.map((v, i) => v + (sign * step * flat[index][i]) / length) : x,
-        );
-      };
-      const slope = (lossOf(at(1)) - lossOf(at(-1))) / (2 * step);
-      expect(slope / length).toBeGreaterThan(0.97);
-      expect(slope / length).toBeLessThan(1.03);
+  test.each([
+    ['a window and first positions', { window: 3, sinks: 1 }],
+    ['a window longer than the text', { window: 20, sinks: 0 }],
+    ['no position exact', { window: 0, sinks: 0 }],
+  ])('through codes, with %s', async (_name, near) => {
+    const model = await forgeModel({}, { backend: 'reference' });
+    const ids = someIds(12, model.vocabSize);
+    // What a code loses is the same number here whatever the row: the slope through it is 1, as gradients take it.
+    const loses = (x: Float32Array) => x.map((value, i) => value + 0.5 * Math.sin(7 * i));
+    const coder: Coder = ({ k, v }) => ({ k: loses(k), v: loses(v) });
+    const decoder = new TunedDecoder(model, {
+      attention: (arrays, layer) => new CodedAttention(arrays, model.layers[layer], near, coder, 5),
+      dispose: () => {},
     });
+    const plain = (values: ValueTraining) => {
+      const temperatures = model.layers.map(({ nHeads }) => Array<number>(nHeads).fill(1));
+      const { dModel } = model.parts.config;
+      return startTuning(model.layers, { seed: 0, values, dModel, temperatures });
+    };
+    const teacher = decoder.forward(ids, plain('none')).logits.map((x) => 3 * x);
+    expectSlopes(decoder, moved(plain({ rank: 2 })), ids, teacher);
     decoder.dispose();
     model.dispose();
   });

@@ -4,7 +4,7 @@ import type { DecoderLayer, DecoderParts } from '../model/decoder.ts';
 import type { Model } from '../model/model.ts';
 import { fillRopeTable } from '../model/rope.ts';
 import { addTo, ArrayKernels, transpose } from './array-kernels.ts';
-import { TunedAttention, type AttentionTape, type SketchSettings } from './tuned-attention.ts';
+import type { AttentionBack, TunedAttention, TunedCache } from './tuned-attention.ts';
 import type { TunedLayer, Tuning } from './tuning.ts';
 
 /** What the reverse pass needs to know of one layer's forward pass; every array has n rows. */
@@ -17,7 +17,7 @@ interface LayerTape {
   /** before a norm of heads, if there is one: [n, heads, headDimK] */
   readonly q: Float32Array;
   readonly k: Float32Array;
-  readonly attention: AttentionTape;
+  readonly attentionBack: AttentionBack;
   /** [n, dFeedForward] */
   readonly gate: Float32Array;
   readonly up: Float32Array;
@@ -33,7 +33,7 @@ export interface Tape {
 }
 
 /**
- * The same computation as the model's own forward pass on an `h1b` cache, a window at a time, kept on
+ * The same computation as the model's own forward pass on a cache, a window at a time, kept on
  * a tape. Weights take part in their stored types; gradients go through them as f32.
  */
 export class TunedDecoder {
@@ -41,10 +41,14 @@ export class TunedDecoder {
   private readonly arrays: ArrayKernels;
   private readonly attention: readonly TunedAttention[];
 
-  constructor(model: Model, settings: SketchSettings) {
+  /** @param cache is disposed of with the decoder */
+  constructor(
+    model: Model,
+    private readonly cache: TunedCache,
+  ) {
     this.parts = model.parts;
     this.arrays = new ArrayKernels(model.kernels);
-    this.attention = model.layers.map((shape) => new TunedAttention(this.arrays, shape, settings));
+    this.attention = model.layers.map((_, layer) => cache.attention(this.arrays, layer));
   }
 
   forward(ids: Int32Array, tuning: Tuning): Tape {
@@ -72,6 +76,7 @@ export class TunedDecoder {
 
   dispose(): void {
     this.arrays.dispose();
+    this.cache.dispose();
   }
 
   private layerForward(
@@ -97,7 +102,7 @@ export class TunedDecoder {
       k: this.turn(this.headNorm(k, layer.norm?.k), nKvHeads, table),
       v,
     };
-    const { out, tape: attention } = this.attention[index].forward(tuned, rows);
+    const { out, back: attentionBack } = this.attention[index].forward(tuned, rows);
     const middle = arrays.linear(out, layer.wo);
     addTo(middle, x);
 
@@ -106,7 +111,7 @@ export class TunedDecoder {
     const up = arrays.linear(input, layer.wUp);
     const next = arrays.linear(arrays.swiglu(gate, up), layer.wDown);
     addTo(next, middle);
-    return { next, tape: { x, middle, normed, q, k, attention, gate, up } };
+    return { next, tape: { x, middle, normed, q, k, attentionBack, gate, up } };
   }
 
   /** @param dNext gradient of the layer's output @returns gradient of its input */
@@ -129,7 +134,7 @@ export class TunedDecoder {
     addTo(dMiddle, dNext);
 
     const dOut = arrays.linearBack(dMiddle, layer.wo);
-    const d = this.attention[index].backward(tuned, tape.attention, dOut, gradient);
+    const d = tape.attentionBack(dOut, gradient);
     const dNormed = this.chainBack(tape.normed, tuned.values, d.v, gradient.values);
     // Below the first layer there is nothing to tune.
     if (index === 0) return dMiddle;

@@ -1,7 +1,7 @@
 /** What finetuning changes, and Adam, which changes it. */
 import { gaussianProjection, orthogonalProjection, roundedProjection } from '../cache/sketch.ts';
 import type { LayerShape } from '../cache/cache.ts';
-import type { Finetuned } from '../cache/finetuned.ts';
+import type { Finetuned, FinetunedCodes, FinetunedSketches } from '../cache/finetuned.ts';
 import { Random } from '../math/random.ts';
 
 /** How the value projection is trained: not, as a product of two thin matrices, or whole. */
@@ -16,30 +16,33 @@ export interface TunedLayer {
    * [rank, dModel], then [nKvHeads * headDimV, rank]
    */
   readonly values: readonly Float32Array[];
-  /** R in units of `projectionStep`, [nKvHeads, bits, headDimK]; it counts as rounded to i8 */
+  /** R in units of `projectionStep`, [nKvHeads, bits, headDimK], empty where there is none; it counts as rounded to i8 */
   readonly projection: Float32Array;
 }
 
 export type Tuning = readonly TunedLayer[];
 
 export interface TuningStart {
-  readonly bits: number;
   /** of R, and of the thin matrices */
   readonly seed: number;
   readonly values: ValueTraining;
   readonly dModel: number;
   /** T to begin with, [layers][nHeads] */
   readonly temperatures: readonly (readonly number[])[];
-  /** as in `SketchSettings` */
-  readonly byNorm?: boolean;
+  /** of `h1b` alone */
+  readonly sketches?: SketchStart;
+}
+
+export interface SketchStart {
+  readonly bits: number;
   /** R begins with orthogonal rows in blocks; for an R that is trained, as the cache draws the other */
   readonly orthogonal?: boolean;
 }
 
 /** The model as it is: the value projections are what they were, R is the cache's. */
 export function startTuning(shapes: readonly LayerShape[], start: TuningStart): Tuning {
-  const { bits, seed, values, dModel, temperatures, orthogonal } = start;
-  const draw = orthogonal ? orthogonalProjection : gaussianProjection;
+  const { seed, values, dModel, temperatures, sketches } = start;
+  const draw = sketches?.orthogonal ? orthogonalProjection : gaussianProjection;
   const random = new Random(seed);
   return shapes.map(({ nKvHeads, headDimK, headDimV }, layer) => {
     const rows = nKvHeads * headDimV;
@@ -56,7 +59,9 @@ export function startTuning(shapes: readonly LayerShape[], start: TuningStart): 
           : values === 'full'
             ? [new Float32Array(rows * dModel)]
             : thin(values.rank),
-      projection: Float32Array.from(draw(seed, layer, nKvHeads, bits, headDimK)),
+      projection: Float32Array.from(
+        sketches ? draw(seed, layer, nKvHeads, sketches.bits, headDimK) : [],
+      ),
     };
   });
 }
@@ -131,13 +136,17 @@ export function adamStep(
 export const projectionOf = ({ projection }: TunedLayer): Int8Array =>
   roundedProjection(projection);
 
-/** A tuning as a part of an adapter. */
+/**
+ * A tuning as a part of an adapter.
+ * @param part what it is called and what it was made for
+ * @param trained whether R is one of its own
+ */
 export function finetunedFrom(
   tuning: Tuning,
-  start: Pick<TuningStart, 'bits' | 'seed' | 'dModel' | 'byNorm'>,
-  { name, projection: ownProjection }: { readonly name: string; readonly projection: boolean },
+  dModel: number,
+  part: Omit<FinetunedSketches, 'layers'> | Omit<FinetunedCodes, 'layers'>,
+  trained: { readonly projection: boolean },
 ): Finetuned {
-  const { bits, seed, dModel, byNorm } = start;
   const layers = tuning.map((layer) => {
     let columns = dModel;
     const values = layer.values.map((numbers) => {
@@ -149,8 +158,8 @@ export function finetunedFrom(
     return {
       temperatures: layer.logT.map(Math.exp),
       values,
-      ...(ownProjection && { projection }),
+      ...(trained.projection && { projection }),
     };
   });
-  return { name, bits, seed, ...(byNorm && { byNorm }), layers };
+  return { ...part, layers };
 }

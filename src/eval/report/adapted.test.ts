@@ -21,7 +21,7 @@ function variant(name: string, rank: number): Finetuned {
   });
   const values = rank > 0 ? [matrix([rank, dModel]), matrix([rows, rank])] : [];
   const layer = { temperatures: new Float32Array(nHeads).fill(0.3), values };
-  return { name, bits: 64, seed: 0, layers: Array.from({ length: nLayers }, () => layer) };
+  return { method: 'h1b', name, bits: 64, seed: 0, layers: Array.from({ length: nLayers }, () => layer) };
 }
 
 const text = Array.from({ length: 40 }, (_, i) => `${i} the cat sat on ${i % 7} mats. `).join('');
