@@ -3,15 +3,25 @@ import { forgeModel } from '../../test/forged.ts';
 import type { Adapter } from '../cache/adapter.ts';
 import type { ForgeOptions } from '../bench/forge-node.ts';
 import { adapterBytes } from '../model/adapter-file.ts';
+import { Random } from '../math/random.ts';
 import type { Model } from '../model/model.ts';
 import { checkpointBytes, readCheckpoint } from './checkpoint.ts';
 import { curve } from './curve.ts';
 import { bestEntry, finetune, startFinetune, type FinetuneState } from './finetune.ts';
+import { collectStatistics } from './statistics.ts';
 import { TextWindows } from './text-windows.ts';
+import { traineeOf } from './trainee.ts';
 import { sketchCache } from './sketch-attention.ts';
 import type { TunedCache } from './tuned-attention.ts';
 import { TunedDecoder } from './tuned-decoder.ts';
-import { finetunedFrom, startTuning, type Tuning, type ValueTraining } from './tuning.ts';
+import { tuningLoss } from './tuning-loss.ts';
+import {
+  finetunedFrom,
+  mapTuning,
+  startTuning,
+  type Tuning,
+  type ValueTraining,
+} from './tuning.ts';
 
 const text = Array.from({ length: 400 }, (_, i) => `the ${i * i} foxes of ${i % 17} hills `).join(
   '',
@@ -168,6 +178,115 @@ describe('what it leaves in the adapter', () => {
     const updates = part.layers.flatMap(({ values }) => values.map(({ numbers }) => numbers));
     const updateBytes = updates.reduce((sum, { byteLength }) => sum + byteLength, 0);
     expect(cache.bytes().codebooks - plain.bytes().codebooks).toBe(updateBytes);
+  });
+});
+
+describe('bitplane', () => {
+  const spec = 'bitplane:window=4,sinks=1';
+  const asked = { cache: spec, name: 'x', seed: 1, values: { rank: 2 } } as const;
+
+  /** A model whose adapter has statistics, and what else is given. */
+  async function calibrated(finetuned: Adapter['finetuned'] = []): Promise<Model> {
+    const base = await forgeModel(tiny, { backend: 'reference' });
+    const statistics = await collectStatistics(base, base.tokenizer.encode(text).slice(0, 300));
+    const adapter = { model: base.hash, text: '', temperatures: [], statistics, finetuned };
+    base.dispose();
+    return forgeModel(tiny, { backend: 'reference', adapter: adapterBytes(adapter) });
+  }
+
+  /** A tuning that is not what it began with, and the part that it makes. */
+  async function moved() {
+    const model = await calibrated();
+    const { cache, start, part } = traineeOf(model, asked);
+    const random = new Random(3);
+    const tuning = mapTuning(startTuning(model.layers, start), (x) =>
+      x.map((value) => value + 0.1 * random.normal()),
+    );
+    const finetuned = finetunedFrom(tuning, start.dModel, part, { projection: false });
+    cache.dispose();
+    model.dispose();
+    return { tuning, finetuned };
+  }
+
+  test('can be trained for', async () => {
+    const model = await calibrated();
+    const { cache, start } = traineeOf(model, asked);
+    const tuning = startTuning(model.layers, start);
+    const state = await train(model, startFinetune(tuning), { languageWeight: 0 }, cache);
+    expect(bestEntry(state).kl).toBeLessThan(0.95 * state.history[0].kl);
+    model.dispose();
+  });
+
+  test('computes with what it left what training did, but for the rounding of its tables', async () => {
+    const { tuning, finetuned } = await moved();
+    const model = await calibrated([finetuned]);
+    expect(model.adapter?.finetuned).toEqual([finetuned]);
+    const ids = windowsOf(model).heldOut(0);
+    const decoder = new TunedDecoder(model, traineeOf(model, asked).cache);
+    const { logits } = decoder.forward(ids, tuning);
+    const engine = async (of: string) => {
+      const cache = await model.createCache(of);
+      const out = await model.kernels.read(await model.forward([{ ids, cache }], 'all'));
+      cache.dispose();
+      return (out as Float32Array).slice();
+    };
+    const kl = async (of: string) => tuningLoss(await engine(of), logits, ids, 0).kl;
+    const apart = await kl('bitplane:tuned=x');
+    expect(apart).toBeLessThan(2e-4);
+    expect(await kl(spec)).toBeGreaterThan(10 * apart);
+    expect(await kl('f16')).toBeGreaterThan(10 * apart);
+    decoder.dispose();
+    model.dispose();
+  });
+
+  test('takes the settings that a part was made with, and no others', async () => {
+    const { finetuned } = await moved();
+    const model = await calibrated([finetuned]);
+    const [tuned, plain] = [
+      await model.createCache('bitplane:tuned=x,skip=0.001'),
+      await model.createCache(spec),
+    ];
+    expect(tuned.spec).toBe(`${plain.spec},skip=0.001,tuned=x`);
+    const again = await model.createCache(tuned.spec);
+    expect(again.spec).toBe(tuned.spec);
+    const updates = finetuned.layers.flatMap(({ values }) => values.map(({ numbers }) => numbers));
+    const updateBytes = updates.reduce((sum, { byteLength }) => sum + byteLength, 0);
+    expect(tuned.bytes().codebooks - plain.bytes().codebooks).toBe(updateBytes);
+    const refused: [string, RegExp][] = [
+      ['bitplane:tuned=x,k=3', /made with k=2, not 3/],
+      ['bitplane:tuned=x@0:k=3', /Leave out what follows "@"/],
+      ['bitplane:tuned=y', /this model's has .*tuned=x/],
+      ['h1b:tuned=x', /was made for bitplane. Take bitplane:tuned=x/],
+    ];
+    for (const [of, message] of refused) {
+      await expect(model.createCache(of), of).rejects.toThrow(message);
+    }
+    model.dispose();
+  });
+
+  test('is trained where it does not learn from what it reads, without what belongs to h1b', async () => {
+    const [bare, model] = [await forgeModel(tiny), await calibrated()];
+    const usage = (message: RegExp) =>
+      expect.objectContaining({ code: 'usage', message: expect.stringMatching(message) as string });
+    const refused: [Model, object, RegExp][] = [
+      [bare, {}, /learns from the first tokens.*calibrate/],
+      [model, { cache: 'kivi:2' }, /it can be h1b, bitplane or bitplane-small/],
+      [model, { cache: 'h1b:b=64' }, /Use --bits/],
+      [model, { cache: 'bitplane:tuned=x' }, /Leave out tuned/],
+      [model, { bits: 64 }, /--bits is of h1b/],
+      [model, { projection: true }, /--projection is of h1b/],
+      [model, { norm: true }, /--norm is of h1b/],
+    ];
+    for (const [of, change, message] of refused) {
+      const before = of.kernels.allocatedBytes;
+      expect(() => traineeOf(of, { ...asked, ...change })).toThrow(usage(message));
+      expect(of.kernels.allocatedBytes).toBe(before);
+    }
+    const before = model.kernels.allocatedBytes;
+    traineeOf(model, { ...asked, cache: 'bitplane-small' }).cache.dispose();
+    expect(model.kernels.allocatedBytes).toBe(before);
+    bare.dispose();
+    model.dispose();
   });
 });
 
