@@ -46,6 +46,15 @@ function replaced(file: Buffer, before: string, after: string): Buffer {
 const generateArgs = (...more: string[]) => ['generate', 'the cat', '--model', model, ...more];
 
 describe.skipIf(!isBuilt)('h1bkv', () => {
+  test('ends quietly when nobody reads its output any more', async () => {
+    const child = spawn(process.execPath, [cli, 'eval', '--help']);
+    child.stdout.destroy();
+    let err = '';
+    child.stderr.on('data', (chunk: Buffer) => (err += chunk.toString()));
+    const code = await new Promise((done) => child.on('close', done));
+    expect({ code, err }).toEqual({ code: 0, err: '' });
+  });
+
   describe('info', () => {
     test('--system says what computes here, why, and what else there is', () => {
       const { code, out } = run(['info', '--system', '--json']);

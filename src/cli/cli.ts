@@ -4,6 +4,12 @@ import { KvError } from '../errors/errors.ts';
 import { commands } from './commands.ts';
 import { packageVersion } from './options.ts';
 
+// Who reads the output may have read enough, as `head` has: then nothing is left to do.
+process.stdout.on('error', (error: NodeJS.ErrnoException) => {
+  if (error.code !== 'EPIPE') throw error;
+  process.exit(0);
+});
+
 const program = new Command('h1bkv')
   .description('Runs large language models with a radically compressed KV cache.')
   .version(packageVersion())
