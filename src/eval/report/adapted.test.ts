@@ -21,8 +21,20 @@ function variant(name: string, rank: number): Finetuned {
   });
   const values = rank > 0 ? [matrix([rank, dModel]), matrix([rows, rank])] : [];
   const layer = { temperatures: new Float32Array(nHeads).fill(0.3), values };
-  return { method: 'h1b', name, bits: 64, seed: 0, layers: Array.from({ length: nLayers }, () => layer) };
+  return {
+    method: 'h1b',
+    name,
+    bits: 64,
+    seed: 0,
+    layers: Array.from({ length: nLayers }, () => layer),
+  };
 }
+
+/** As if `bitplane` without statistics had been trained for. */
+const codes: Finetuned = {
+  ...{ method: 'bitplane', name: 'codes', spec: 'bitplane:k=1,v=2,window=8,sinks=0' },
+  layers: variant('codes', 2).layers,
+};
 
 const text = Array.from({ length: 40 }, (_, i) => `${i} the cat sat on ${i % 7} mats. `).join('');
 const texts = [{ name: 'cats.txt', text }];
@@ -48,7 +60,7 @@ beforeAll(async () => {
   const fit = { bits: 256, global: 0.2, layer: heads.map(() => 0.2), head: heads };
   const adapter = adapterBytes({
     ...{ model: bare.hash, text: '', temperatures: [fit] },
-    finetuned: [variant('t', 0), variant('rank2', 2)],
+    finetuned: [variant('t', 0), variant('rank2', 2), codes],
   });
   tuned = await forgeModel({ dModel }, { adapter });
   data = await runReport(['adapted', 'verdict'], sections, contextOf(tuned));
@@ -65,6 +77,9 @@ describe('what was adapted', () => {
     expect(rowOf('h1b:tuned=t')?.label).toBe('finetuned: temperatures');
     expect(rowOf('h1b:tuned=rank2')?.label).toMatch(/temperatures, value projection by rank 2$/);
     expect(rowOf('bitplane:k=2')).toBeDefined();
+    expect(rowOf('bitplane:tuned=codes')?.label).toMatch(
+      /^bitplane, k = 1, v = 2, window = 8, finetuned: temperatures, value projection by rank 2$/,
+    );
     for (const { kl, beyond } of data.adapted?.rows ?? []) expect(kl + beyond.kl).not.toBeNaN();
   });
 
@@ -135,7 +150,13 @@ describe('the verdict on finetuning', () => {
     const [row] = data.adapted?.rows ?? [];
     const adapted: AdaptedData = {
       parameters: 1e6,
-      rows: variants.map(([share, worstRatio]) => ({ ...row, trained: 1e6 * share, worstRatio })),
+      rows: [
+        ...variants.map(([share, worstRatio]) => ({
+          ...{ ...row, method: 'h1b:tuned=x', trained: 1e6 * share, worstRatio },
+        })),
+        // Another method than the paper's says nothing of its claim.
+        { ...row, method: 'bitplane:tuned=y', trained: 1, worstRatio: 1 },
+      ],
     };
     const { claims } = await sections.verdict.run(contextOf(tuned), { adapted }, () => {});
     return claims.find(({ claim }) => /^Finetuning/.test(claim));

@@ -1,6 +1,7 @@
 /** What fitting and finetuning win back: from no temperature at all to what was trained end to end. */
 import { ensure } from '../../errors/errors.ts';
-import type { Finetuned, FinetunedLayer } from '../../cache/finetuned.ts';
+import type { Finetuned, FinetunedCodes, FinetunedLayer } from '../../cache/finetuned.ts';
+import { parseSpec } from '../../cache/spec.ts';
 import type { Tensor } from '../../kernels/kernels.ts';
 import type { DecoderParts } from '../../model/decoder.ts';
 import type { Model } from '../../model/model.ts';
@@ -56,6 +57,7 @@ const basis = 'h1b:t=head';
 /** Those that this model, its adapter or this program cannot run are left out when they are measured. */
 export function candidates({ layers, adapter }: Model): Candidate[] {
   const calibrated = adapter?.statistics ? 'calibrated' : 'learnt from its first tokens';
+  const finetuned = adapter?.finetuned ?? [];
   const heads = layers.reduce((sum, { nHeads }) => sum + nHeads, 0);
   return [
     { label: 'exact', method: 'f16' },
@@ -64,24 +66,34 @@ export function candidates({ layers, adapter }: Model): Candidate[] {
     { label: 'one for each layer', method: 'h1b:t=layer', fitted: layers.length },
     { label: 'one for each head', method: basis, fitted: heads },
     { label: 'for each head, by the norm of the query', method: 'h1b:t=norm', fitted: heads },
-    ...(adapter?.finetuned ?? []).flatMap((variant): Candidate[] => {
-      const { name } = variant;
-      return [
-        {
-          label: `finetuned: ${whatWasTrained(variant)}`,
-          method: `h1b:tuned=${name}`,
-          trained: trainedNumbers(variant),
-        },
-        { label: `f16 with the values of ${name}`, method: `f16:tuned=${name}` },
-      ];
-    }),
+    ...finetuned.filter(({ method }) => method === 'h1b').flatMap(finetunedCandidates),
     ...[1, 2, 3].flatMap((k): Candidate[] => [
       { label: `bitplane, k = ${k}, plain`, method: `bitplane:k=${k},alloc=none` },
       { label: `bitplane, k = ${k}, ${calibrated}`, method: `bitplane:k=${k}` },
     ]),
     { label: 'bitplane', method: 'bitplane' },
     { label: 'bitplane-small', method: 'bitplane-small' },
+    ...finetuned.filter(({ method }) => method === 'bitplane').flatMap(finetunedCandidates),
   ];
+}
+
+function finetunedCandidates(variant: Finetuned): Candidate[] {
+  const { name, method } = variant;
+  const what = `finetuned: ${whatWasTrained(variant)}`;
+  return [
+    {
+      label: variant.method === 'h1b' ? what : `${shortSpec(variant)}, ${what}`,
+      method: `${method}:tuned=${name}`,
+      trained: trainedNumbers(variant),
+    },
+    { label: `f16 with the values of ${name}`, method: `f16:tuned=${name}` },
+  ];
+}
+
+/** What tells one `bitplane` from the other. */
+function shortSpec({ spec }: FinetunedCodes): string {
+  const { name, settings } = parseSpec(spec);
+  return `${name}, ${['k', 'v', 'window'].map((key) => `${key} = ${settings.get(key)}`).join(', ')}`;
 }
 
 /** @param variant one whose layers are alike in what was trained */

@@ -236,8 +236,11 @@ const finetuned: Claim = ({ adapted }, context) => {
   if (!adapted) return undefined;
   const { rows, parameters } = adapted;
   const claimed = paperQuality.h1b.wikitext / paperQuality.f16.wikitext;
+  // The paper's own method alone.
   const variants = rows.flatMap(({ trained, ...row }) =>
-    trained === undefined ? [] : [{ ...row, share: trained / parameters }],
+    trained === undefined || !row.method.startsWith('h1b:')
+      ? []
+      : [{ ...row, share: trained / parameters }],
   );
   const [light, heavy] = [true, false].map((isLight) =>
     variants.filter(({ share }) => share < lightShare === isLight),
