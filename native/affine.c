@@ -1,4 +1,4 @@
-/* Sums of weighted values that are held as affine codes of 2, 3 or 4 bits. */
+/* Sums of weighted values that are held as affine codes, or in fields, of 2, 3 or 4 bits. */
 #include "affine.h"
 
 #include "attend.h"
@@ -206,12 +206,12 @@ INLINE void add_words(const Quantized *weights, int32_t rows, const uint8_t *cod
   }
 }
 
-/** All words of rows of `dim` values. */
+/** All words of `dim` values of rows of `row_bytes`. */
 INLINE void add_rows(const Quantized *weights, int32_t rows, const uint8_t *codes,
-                     const uint8_t *ahead, int32_t positions, size_t dim, int32_t bits,
-                     float *sums, size_t stride) {
+                     const uint8_t *ahead, size_t row_bytes, int32_t positions, size_t dim,
+                     int32_t bits, float *sums, size_t stride) {
   const int32_t step = 4 * WIDE / codes_per_word(bits);
-  Layout l = {.row_bytes = dim * (size_t)bits / 8, .words = dim / (size_t)codes_per_word(bits)};
+  Layout l = {.row_bytes = row_bytes, .words = dim / (size_t)codes_per_word(bits)};
   // The high bits of the words of a row's second half are in other nibbles of the same bytes.
   size_t parts = bits == 3 ? 2 : 1, end = 0;
   for (size_t part = 0; part < parts; part++) {
@@ -230,9 +230,10 @@ INLINE void add_rows(const Quantized *weights, int32_t rows, const uint8_t *code
 /* Functions of their own: V8 allots registers badly in large ones. */
 #define DEFINE_ADD_ROWS(name, rows, bits)                                                          \
   __attribute__((noinline)) static void name(const Quantized *weights, const uint8_t *codes,       \
-                                             const uint8_t *ahead, int32_t positions, size_t dim,  \
-                                             float *sums, size_t stride) {                         \
-    add_rows(weights, rows, codes, ahead, positions, dim, bits, sums, stride);                     \
+                                             const uint8_t *ahead, size_t row_bytes,               \
+                                             int32_t positions, size_t dim, float *sums,           \
+                                             size_t stride) {                                      \
+    add_rows(weights, rows, codes, ahead, row_bytes, positions, dim, bits, sums, stride);          \
   }
 
 DEFINE_ADD_ROWS(add_row2, 1, 2)
@@ -294,22 +295,42 @@ __attribute__((noinline)) static void add_fours_of_rows(const Quantized *weights
 }
 
 static void add_triple(const Quantized *weights, const uint8_t *codes, const uint8_t *ahead,
-                       int32_t positions, size_t dim, int32_t bits, float *sums, size_t stride) {
-  if (bits == 2) add_triple2(weights, codes, ahead, positions, dim, sums, stride);
-  else if (bits == 3) add_triple3(weights, codes, ahead, positions, dim, sums, stride);
-  else add_triple4(weights, codes, ahead, positions, dim, sums, stride);
+                       size_t row_bytes, int32_t positions, Fields f, float *sums, size_t stride) {
+  if (f.bits == 2) add_triple2(weights, codes, ahead, row_bytes, positions, f.dim, sums, stride);
+  else if (f.bits == 3)
+    add_triple3(weights, codes, ahead, row_bytes, positions, f.dim, sums, stride);
+  else add_triple4(weights, codes, ahead, row_bytes, positions, f.dim, sums, stride);
 }
 
 static void add_row(const Quantized *weights, const uint8_t *codes, const uint8_t *ahead,
-                    int32_t positions, size_t dim, int32_t bits, float *sums, size_t stride) {
-  if (bits == 2) add_row2(weights, codes, ahead, positions, dim, sums, stride);
-  else if (bits == 3) add_row3(weights, codes, ahead, positions, dim, sums, stride);
-  else add_row4(weights, codes, ahead, positions, dim, sums, stride);
+                    size_t row_bytes, int32_t positions, Fields f, float *sums, size_t stride) {
+  if (f.bits == 2) add_row2(weights, codes, ahead, row_bytes, positions, f.dim, sums, stride);
+  else if (f.bits == 3) add_row3(weights, codes, ahead, row_bytes, positions, f.dim, sums, stride);
+  else add_row4(weights, codes, ahead, row_bytes, positions, f.dim, sums, stride);
 }
+
+INLINE size_t bytes_of(Fields f) { return f.dim * (size_t)f.bits / 8; }
 
 /** Whether four products of bytes are added at once. */
 INLINE int32_t adds_fours(const AffineValues *values) {
-  return ADDS_FOURS && values->bits == 2 && values->dim / 4 % WIDE == 0;
+  const Fields *f = values->fields;
+  return ADDS_FOURS && f[0].bits == 2 && f[0].dim / 4 % WIDE == 0 && f[1].dim == 0;
+}
+
+/** Steps of a group without minima: codes of `middle` stand for half a step, whatever their bits. */
+INLINE void read_scales(const uint16_t *scales, const uint16_t *ahead, int32_t some, float *steps,
+                        float *centres) {
+  uint16_t last[GROUP] = {0};
+  if (some < GROUP) {
+    __builtin_memcpy(last, scales, (size_t)some * sizeof(uint16_t));
+    scales = last;
+  }
+  touch_any((const uint8_t *)ahead);
+  for (int32_t k = 0; k < GROUP; k += WIDE) {
+    f32xw step = load_half_w(scales + k);
+    store_f32xw(steps + k, step);
+    store_f32xw(centres + k, step * splat_w(0.5f));
+  }
 }
 
 /**
@@ -341,15 +362,19 @@ INLINE void read_params(const uint16_t *params, const uint16_t *ahead, int32_t s
  */
 static void add_affine(float *weights, int32_t rows, const AffineValues *values, int32_t count,
                        float share, float *totals, float *sums, size_t stride, uint8_t *scratch) {
-  int32_t bits = values->bits, groups = (count + GROUP - 1) / GROUP, fours = adds_fours(values);
-  size_t dim = values->dim, row_bytes = dim * (size_t)bits / 8;
+  int32_t groups = (count + GROUP - 1) / GROUP, fours = adds_fours(values);
+  const Fields *fields = values->fields;
+  size_t row_bytes = bytes_of(fields[0]) + bytes_of(fields[1]);
   float steps[TILE], centres[TILE];
   uint32_t positions[TILE / GROUP];
   int32_t kept = 0;
   for (int32_t g = 0; g < groups; g++) {
     int32_t at = g * GROUP, some = count - at < GROUP ? count - at : GROUP;
-    read_params(values->params + 2 * at, values->ahead_params + 2 * at, some, bits, steps + at,
-                centres + at);
+    if (values->has_minimum)
+      read_params(values->params + 2 * at, values->ahead_params + 2 * at, some, fields[0].bits,
+                  steps + at, centres + at);
+    else
+      read_scales(values->params + at, values->ahead_params + at, some, steps + at, centres + at);
     for (int32_t r = 0; r < rows; r++)
       for (int32_t k = at + some; k < at + GROUP; k++) weights[r * TILE + k] = 0;
     positions[g] = share > 0 ? leave_out(weights + at, rows, share, totals) : ~0u;
@@ -367,11 +392,15 @@ static void add_affine(float *weights, int32_t rows, const AffineValues *values,
     count = gather(positions, groups, codes, row_bytes, quantized, rows, scratch);
     codes = scratch;
   }
-  int32_t r = 0;
-  for (; r + TRIPLE <= rows; r += TRIPLE)
-    add_triple(quantized + r, codes, values->ahead, count, dim, bits, sums + (size_t)r * stride,
-               stride);
-  for (; r < rows; r++)
-    add_row(quantized + r, codes, values->ahead, count, dim, bits, sums + (size_t)r * stride,
-            stride);
+  const uint8_t *ahead = values->ahead;
+  for (int32_t i = 0; i < 2 && fields[i].dim > 0; i++) {
+    int32_t r = 0;
+    for (; r + TRIPLE <= rows; r += TRIPLE)
+      add_triple(quantized + r, codes, ahead, row_bytes, count, fields[i],
+                 sums + (size_t)r * stride, stride);
+    for (; r < rows; r++)
+      add_row(quantized + r, codes, ahead, row_bytes, count, fields[i], sums + (size_t)r * stride,
+              stride);
+    codes += bytes_of(fields[i]), ahead += bytes_of(fields[i]), sums += fields[i].dim;
+  }
 }

@@ -1,15 +1,21 @@
-/* Values as affine codes of 2, 3 or 4 bits; see ValueForm in src/kernels/kernels.ts. */
+/* Values as affine codes or in fields of 2, 3 or 4 bits; see ValueForm in src/kernels/kernels.ts. */
 #pragma once
 
 #include <stddef.h>
 #include <stdint.h>
 
-/** Consecutive positions of one head. */
+/** Neighbouring dimensions whose codes have the same bits. */
 typedef struct {
-  const uint8_t *codes;   /* u8 [positions, dim bits / 8] */
-  const uint16_t *params; /* f16 [positions, 2] */
   size_t dim;
   int32_t bits;
+} Fields;
+
+/** Consecutive positions of one head. */
+typedef struct {
+  const uint8_t *codes;   /* u8 [positions, dim bits / 8 of both], one after the other */
+  const uint16_t *params; /* f16 [positions, 2], minimum and step; [positions] where none has a minimum */
+  int32_t has_minimum;
+  Fields fields[2];
   const uint8_t *ahead;         /* codes of the positions that are summed next */
   const uint16_t *ahead_params;
 } AffineValues;

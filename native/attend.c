@@ -22,13 +22,13 @@ enum {
 
 /* Numbered as in src/kernels/compiled-kernels.ts. */
 enum { KEYS_F32 = 0, KEYS_F16 = 1, KEYS_SKETCH = 2, KEYS_CODES = 3 };
-enum { VALUES_F32 = 0, VALUES_F16 = 1, VALUES_AFFINE2 = 2, VALUES_AFFINE3, VALUES_AFFINE4 };
+enum { VALUES_F32 = 0, VALUES_F16 = 1, VALUES_AFFINE2 = 2, VALUES_AFFINE3, VALUES_AFFINE4, VALUES_FIELDS };
 
 typedef struct {
   const void *keys;           /* [kv_heads, page_length, ...] */
   const uint16_t *key_scales; /* f16 [kv_heads, page_length] or NULL, codes only */
   const void *values;         /* [kv_heads, page_length, ...] */
-  const uint16_t *params;     /* f16 [kv_heads, page_length, 2], affine forms only */
+  const uint16_t *params;     /* f16 [kv_heads, page_length, 2], affine; [kv_heads, page_length], fields */
 } Page;
 
 typedef struct {
@@ -41,7 +41,8 @@ typedef struct {
   int32_t page_length, first, length;
   int32_t min_distance, max_distance;
   int32_t words; /* of a sketch; groups of codes */
-  float skip;    /* affine values: the share of all weights that may be left out */
+  float skip;    /* coded values: the share of all weights that may be left out */
+  int32_t fours, twos; /* fields: dimensions of 4 and of 2 bits */
   const float *table; /* of exp_table, or NULL; filled in here */
 } Segment;
 
@@ -447,13 +448,26 @@ static void accumulate_float(Block *b, const Segment *s, const Page *page, int32
   }
 }
 
+static size_t value_row_bytes(const Block *b, const Segment *s) {
+  static const uint8_t bits[] = {32, 16, 2, 3, 4};
+  if (s->value_form == VALUES_FIELDS) return (size_t)(s->fours / 2 + s->twos / 4);
+  return (size_t)b->shape->value_dim * bits[s->value_form] / 8;
+}
+
 static void accumulate_affine(Block *b, const Segment *s, const Page *page, int32_t slot,
                               int32_t count) {
-  size_t row = (size_t)(b->kv_head * s->page_length + slot), dim = (size_t)b->shape->value_dim;
-  int32_t bits = s->value_form - VALUES_AFFINE2 + 2;
-  const uint8_t *codes = (const uint8_t *)page->values + row * (dim * (size_t)bits / 8);
-  AffineValues values = {codes,           page->params + row * 2, dim, bits,
-                         b->ahead.values, b->ahead.params};
+  size_t row = (size_t)(b->kv_head * s->page_length + slot);
+  AffineValues values = {.has_minimum = s->value_form != VALUES_FIELDS,
+                         .ahead = b->ahead.values,
+                         .ahead_params = b->ahead.params};
+  if (values.has_minimum) {
+    values.fields[0] = (Fields){(size_t)b->shape->value_dim, s->value_form - VALUES_AFFINE2 + 2};
+  } else {
+    values.fields[s->fours > 0] = (Fields){(size_t)s->twos, 2};
+    if (s->fours > 0) values.fields[0] = (Fields){(size_t)s->fours, 4};
+  }
+  values.codes = (const uint8_t *)page->values + row * value_row_bytes(b, s);
+  values.params = page->params + row * (values.has_minimum ? 2 : 1);
   // So small a share of what a split has so far, that all its positions together have at most `skip`.
   float share = s->skip / (float)(pages_per_split(s) * s->page_length);
   add_affine(b->weights, b->rows, &values, count, share, b->part.total, b->part.sums,
@@ -462,7 +476,7 @@ static void accumulate_affine(Block *b, const Segment *s, const Page *page, int3
 
 typedef void (*Accumulate)(Block *, const Segment *, const Page *, int32_t slot, int32_t count);
 static const Accumulate accumulate[] = {accumulate_float, accumulate_float, accumulate_affine,
-                                        accumulate_affine, accumulate_affine};
+                                        accumulate_affine, accumulate_affine, accumulate_affine};
 
 /* --- blocks and splits ------------------------------------------------------------------------ */
 
@@ -487,13 +501,13 @@ static void see(Block *b, const Segment *s) {
 
 /** Where a block finds its keys and values from a position on. */
 static Page tile_at(const Block *b, const Segment *s, int32_t position) {
-  static const uint8_t key_bits[] = {32, 16, 32, 4}, value_bits[] = {32, 16, 2, 3, 4};
+  static const uint8_t key_bits[] = {32, 16, 32, 4};
   const Page *page = s->pages + position / s->page_length;
   size_t row = (size_t)(b->kv_head * s->page_length + position % s->page_length);
   size_t width = (size_t)(s->words > 0 ? s->words : b->shape->key_dim) * key_bits[s->key_form];
-  size_t value_width = (size_t)b->shape->value_dim * value_bits[s->value_form];
   return (Page){(const uint8_t *)page->keys + row * width / 8, page->key_scales + row,
-                (const uint8_t *)page->values + row * value_width / 8, page->params + 2 * row};
+                (const uint8_t *)page->values + row * value_row_bytes(b, s),
+                page->params + row * (s->value_form == VALUES_FIELDS ? 1 : 2)};
 }
 
 /** The softmax of a block over one split of a segment into b->part. */

@@ -8,6 +8,7 @@
 #include "elementwise.c"
 #include "linear.c"
 #include "store.c"
+#include "fields.c"
 
 #ifndef __wasm__
 #include "kernels.h"
@@ -34,6 +35,10 @@ CALL(query_tables) { return query_tables(AT(0), a[1], a[2], a[3], AT(4), AT(5), 
 CALL(store_affine) {
   return store_affine(AT(0), a[1], a[2], a[3], AT(4), AT(5), a[6], a[7], a[8], a[9]);
 }
+CALL(turn) { return turn(AT(0), a[1], a[2], a[3], AT(4), a[5], a[6]); }
+CALL(store_fields) {
+  return store_fields(AT(0), a[1], a[2], a[3], AT(4), AT(5), AT(6), a[7], a[8], a[9], a[10]);
+}
 CALL(attend_scratch_bytes) { return attend_scratch_bytes(AT(0), a[1], AT(2), a[3]); }
 CALL(attend) { return attend(AT(0), a[1], AT(2), AT(3), AT(4), a[5]); }
 CALL(scores) { return scores(AT(0), AT(1), AT(2), AT(3)), 0; }
@@ -53,6 +58,8 @@ const Export TARGET[N_EXPORTS] = {
     ROW(store_codes, 10),
     ROW(query_tables, 7),
     ROW(store_affine, 10),
+    ROW(turn, 7),
+    ROW(store_fields, 11),
     ROW(attend_scratch_bytes, 4),
     ROW(attend, 6),
     ROW(scores, 4),

@@ -10,4 +10,4 @@ typedef struct {
   Call *call;
 } Export;
 
-enum { MAX_ARITY = 10, N_EXPORTS = 16 };
+enum { MAX_ARITY = 11, N_EXPORTS = 18 };

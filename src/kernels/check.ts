@@ -1,10 +1,12 @@
 /** The shape checks of every kernel, shared by all backends, so that all refuse the same calls. */
 import { ensure, KvError } from '../errors/errors.ts';
 import { affineBits, affineMultiple } from './affine.ts';
+import { fieldBytes, fieldMultiple } from './fields.ts';
 import type {
   AffineBits,
   AttendShape,
   Codec,
+  FieldCounts,
   HostArray,
   LinearPart,
   Page,
@@ -156,6 +158,36 @@ export const check = {
     slots('storeAffine', x, codes.shape[1], slot);
   },
 
+  turn(x: Tensor, matrices: Tensor): void {
+    expectTensor('turn', 'x', x, 'f32', [-1, -1, -1]);
+    const [, heads, d] = x.shape;
+    expectTensor('turn', 'matrices', matrices, codecDTypes, [-1, d, d]);
+    const nKvHeads = matrices.shape[0];
+    ensure(
+      heads % nKvHeads === 0 && d % 4 === 0 && d <= maxCodeHeadDim,
+      'shape',
+      () =>
+        `turn: ${heads} heads of ${d}; the heads must be a multiple of the ${nKvHeads} matrices, the dimension one of 4 and at most ${maxCodeHeadDim}.`,
+    );
+  },
+
+  storeFields(
+    x: Tensor,
+    weights: Tensor,
+    codes: Tensor,
+    scales: Tensor,
+    fields: FieldCounts,
+    slot: number,
+  ): void {
+    expectTensor('storeFields', 'x', x, 'f32', [-1, -1, -1]);
+    const [, heads, d] = x.shape;
+    expectFields('storeFields', fields, d);
+    expectTensor('storeFields', 'weights', weights, 'f32', [heads, d]);
+    expectTensor('storeFields', 'codes', codes, 'u8', [heads, -1, fieldBytes(fields)]);
+    expectTensor('storeFields', 'scales', scales, 'f16', [heads, codes.shape[1]]);
+    slots('storeFields', x, codes.shape[1], slot);
+  },
+
   attend(shape: AttendShape, out: Tensor): void {
     expectTensor('attend', 'out', out, 'f32', [shape.n, shape.nHeads, shape.headDimV]);
   },
@@ -232,6 +264,17 @@ function expectValues(segment: Segment, shape: AttendShape, page: Page): void {
   const { nKvHeads, headDimV } = shape;
   const { valueForm, pageLength } = segment;
   const bits = affineBits(valueForm);
+  if (valueForm === 'fields') {
+    const { fields } = segment;
+    if (!fields) throw new KvError('shape', 'attend: a segment of fields does not say how many.');
+    expectFields('attend', fields, headDimV);
+    const codes = [nKvHeads, pageLength, fieldBytes(fields)];
+    expectTensor('attend', 'page values', page.values, 'u8', codes);
+    if (!page.valueParams)
+      throw new KvError('shape', 'attend: a page of fields has no valueParams.');
+    const scales = [nKvHeads, pageLength];
+    return expectTensor('attend', 'page valueParams', page.valueParams, 'f16', scales);
+  }
   if (!bits) {
     const values = [nKvHeads, pageLength, headDimV];
     return expectTensor('attend', 'page values', page.values, valueForm as DType, values);
@@ -247,6 +290,17 @@ function expectValues(segment: Segment, shape: AttendShape, page: Page): void {
   if (!page.valueParams)
     throw new KvError('shape', `attend: a page of ${valueForm} has no valueParams.`);
   expectTensor('attend', 'page valueParams', page.valueParams, 'f16', [nKvHeads, pageLength, 2]);
+}
+
+/** @throws KvError "shape" unless there are that many fields, in whole vectors */
+function expectFields(kernel: string, { fours, twos }: FieldCounts, d: number): void {
+  const fits = [fours, twos].every((count) => count >= 0 && count % fieldMultiple === 0);
+  ensure(
+    fits && fours + twos > 0 && fours + twos <= d && d <= maxCodeHeadDim,
+    'shape',
+    () =>
+      `${kernel}: ${fours} fields of 4 bits and ${twos} of 2 for dimension ${d}; they must be multiples of ${fieldMultiple}, 1 to ${d} together, and the dimension at most ${maxCodeHeadDim}.`,
+  );
 }
 
 /** @throws KvError "shape" unless the tensors of a codec fit together and heads of d dimensions */

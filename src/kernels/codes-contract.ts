@@ -13,7 +13,10 @@ import {
 } from './kernels-contract.ts';
 import type { HostArray, Kernels, ScaleRule, Tensor } from './kernels.ts';
 import { ReferenceKernels } from './reference.ts';
+import { fieldBytes } from './fields.ts';
 import { rows } from './tensor.ts';
+import { elementCount } from '../math/dtype.ts';
+import { f32ToF16 } from '../math/f16.ts';
 
 const headDims = [8, 20, 64, 80, 96, 128];
 const rules: readonly ScaleRule[] = ['unbiased', 'least-squares', 'norm', 'none'];
@@ -122,6 +125,95 @@ export function describeCodes(name: string, make: () => Promise<Kernels>): void 
       });
     });
 
+    describe.each([8, 20, 64, 80, 128])('fields of head dimension %i', (d) => {
+      const counts = [
+        { fours: 0, twos: 8 * Math.floor(d / 8) },
+        { fours: 8, twos: 0 },
+        { fours: 8 * Math.floor(d / 16), twos: 8 * Math.floor(d / 24) },
+      ].filter(({ fours, twos }) => fours + twos > 0 && fours + twos <= d);
+      it.each(counts)('storeFields, $fours of 4 bits and $twos of 2', async (fields) => {
+        const random = new Random(51);
+        for (const n of [1, 5, 22]) {
+          const x = hostileKeys(random, n * 3, d);
+          const [codes] = await expectSame((w) => {
+            const shape = [3, 40, fieldBytes(fields)];
+            const held = w.put('u8', shape, bytes(new Random(n), elementCount(shape)));
+            const scales = w.zeros('f16', [3, 40]);
+            const weights = w.f32(
+              [3, d],
+              Float32Array.from({ length: 3 * d }, (_, i) => (i % 7 === 3 ? 0 : 1 / (1 + (i % d)))),
+            );
+            w.kernels.storeFields(w.f32([n, 3, d], x), weights, held, scales, fields, 7);
+            return [held, scales];
+          });
+          expect(new Set(codes).size).toBeGreaterThan(2);
+        }
+      });
+
+      it('turn, each row alone as among others', async () => {
+        const random = new Random(52);
+        for (const [n, heads, nKvHeads] of [
+          [1, 2, 2],
+          [13, 6, 2],
+          [3, 9, 1],
+        ]) {
+          const types = ['f32', 'f16', ...(d % 32 === 0 ? ['q8_0' as const] : [])] as const;
+          for (const type of types) {
+            const x = normals(random, n * heads * d);
+            const shape = [nKvHeads, d, d];
+            const numbers = normals(random, elementCount(shape), 1 / Math.sqrt(d));
+            const turned = (k: Kernels) =>
+              results(k, (w) => {
+                const m =
+                  type === 'q8_0'
+                    ? w.blocks(type, shape, numbers)
+                    : w.put(
+                        type,
+                        shape,
+                        type === 'f32' ? numbers : Uint16Array.from(numbers, f32ToF16),
+                      );
+                const [all, one] = [0, 0].map(() => w.f32([n, heads, d], x));
+                w.kernels.turn(all, m);
+                for (let i = 0; i < n; i++) w.kernels.turn(rows(one, i, 1), m);
+                return [all, one];
+              });
+            const [[all, one], [expected]] = [await turned(kernels), await turned(reference)];
+            expect(one).toEqual(all);
+            const apart = all.map((v: number, i: number) => Math.abs(v - expected[i]));
+            // Sums of d products of about 1, in f32.
+            expect(Math.max(...apart)).toBeLessThan(d * 1e-6);
+          }
+        }
+      });
+    });
+
+    it('refuses fields and bases that do not fit', async () => {
+      const shapeError = expect.objectContaining({ code: 'shape' });
+      await results(kernels, (w) => {
+        const x = w.zeros('f32', [2, 2, 20]);
+        const [codes, scales] = [w.zeros('u8', [2, 9, 4]), w.zeros('f16', [2, 9])];
+        const weights = w.zeros('f32', [2, 20]);
+        const store = (fours: number, twos: number, slot = 0) =>
+          kernels.storeFields(x, weights, codes, scales, { fours, twos }, slot);
+        store(0, 16);
+        store(8, 0, 7);
+        expect(() => store(8, 0, 8)).toThrow(shapeError);
+        expect(() => store(0, 0)).toThrow(/0 fields of 4 bits and 0 of 2/);
+        expect(() => store(4, 8)).toThrow(/multiples of 8/);
+        expect(() => store(16, 8)).toThrow(/for dimension 20/);
+        expect(() => store(8, 8)).toThrow(shapeError);
+        expect(() => kernels.turn(x, w.zeros('f32', [3, 20, 20]))).toThrow(/multiple of the 3/);
+        expect(() => kernels.turn(x, w.zeros('f32', [2, 20, 19]))).toThrow(shapeError);
+        const c = attendCases['codes and fields of both widths, more than one split'];
+        const [{ fields: _, ...segment }] = segmentsOf(w, c, 53);
+        const out = w.zeros('f32', [1, 9, 64]);
+        expect(() => kernels.attend([segment], c.shape, out)).toThrow(/does not say how many/);
+        const other = { ...segment, fields: { fours: 32, twos: 32 } };
+        expect(() => kernels.attend([other], c.shape, out)).toThrow(shapeError);
+        return [];
+      });
+    });
+
     it('attend over codes: a chunk of queries is what they are one by one', async () => {
       const c = attendCases['codes and affine3, prefill of several blocks'];
       const { n, start, nHeads, nKvHeads, headDimK: d, headDimV } = c.shape;
@@ -148,6 +240,7 @@ export function describeCodes(name: string, make: () => Promise<Kernels>): void 
 
     it.each([
       'codes and affine2, more than one split',
+      'codes and fields of both widths, more than one split',
       'codes and affine3, prefill of several blocks',
       'sketch and affine4, more than one split',
       'causal prefill of several blocks',

@@ -5,6 +5,7 @@ import type {
   AffineBits,
   AttendShape,
   Codec,
+  FieldCounts,
   HostArray,
   KernelBuffer,
   Kernels,
@@ -21,7 +22,7 @@ import { elementCount, weightDTypes } from '../math/dtype.ts';
 /** Weights are numbered as in native/elementwise.h, forms as in native/attend.c. */
 const dtypeCodes = Object.fromEntries(weightDTypes.map((dtype, code) => [dtype, code]));
 const keyFormCodes = { f32: 0, f16: 1, sketch: 2, codes: 3 } as const;
-const valueFormCodes = { f32: 0, f16: 1, affine2: 2, affine3: 3, affine4: 4 } as const;
+const valueFormCodes = { f32: 0, f16: 1, affine2: 2, affine3: 3, affine4: 4, fields: 5 } as const;
 /** As in native/codes.c. */
 const scaleRuleCodes = { unbiased: 0, 'least-squares': 1, norm: 2, none: 3 } as const;
 const status = { notFinite: 1, outOfRange: 2, workerDied: 3 } as const;
@@ -216,6 +217,29 @@ export class CompiledKernels implements Kernels {
     this.refuse('storeAffine', this.c.store_affine(this.at(x), n, heads, d, ...target), x);
   }
 
+  turn(x: Tensor, matrices: Tensor): void {
+    check.turn(x, matrices);
+    const [n, heads, d] = x.shape;
+    const of = [this.at(matrices), dtypeCodes[matrices.dtype], matrices.shape[0]];
+    this.refuse('turn', this.c.turn(this.at(x), n, heads, d, ...of), x);
+  }
+
+  storeFields(
+    x: Tensor,
+    weights: Tensor,
+    codes: Tensor,
+    scales: Tensor,
+    fields: FieldCounts,
+    slot: number,
+  ): void {
+    check.storeFields(x, weights, codes, scales, fields, slot);
+    const [n, heads, d] = x.shape;
+    const source = [this.at(x), n, heads, d, this.at(weights)];
+    const target = [this.at(codes), this.at(scales), codes.shape[1], slot];
+    const counts = [fields.fours, fields.twos];
+    this.refuse('storeFields', this.c.store_fields(...source, ...target, ...counts), x);
+  }
+
   attend(segments: readonly Segment[], shape: AttendShape, out: Tensor): void {
     checkAttend(segments, shape);
     check.attend(shape, out);
@@ -289,7 +313,7 @@ export class CompiledKernels implements Kernels {
   private layOut(segments: readonly Segment[], shape: AttendShape) {
     const tables = segments.map(({ pages }) => this.pageTable(pages));
     const shapeWords = 6;
-    const segmentWords = this.machine.addressWords === 1 ? 14 : 20;
+    const segmentWords = this.machine.addressWords === 1 ? 16 : 22;
     const pagesFrom = shapeWords + segments.length * segmentWords;
     const pagesWords = tables.reduce((sum, { length }) => sum + length, 0);
     const structs = this.structWriter(pagesFrom + pagesWords);
@@ -308,6 +332,8 @@ export class CompiledKernels implements Kernels {
       structs.word(Math.min(s.maxDistance, maxInt32));
       structs.word(s.keyForm === 'sketch' || s.keyForm === 'codes' ? s.query.shape[2] : 0);
       structs.float(s.skip ?? 0);
+      structs.word(s.fields?.fours ?? 0);
+      structs.word(s.fields?.twos ?? 0);
       structs.address(0);
       pagesAt += tables[i].byteLength;
     });

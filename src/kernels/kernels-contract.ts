@@ -11,10 +11,12 @@ import {
 import { encode, type EncodableDType } from '../math/blocks.ts';
 import { Random } from '../math/random.ts';
 import { affineBits, unpackAffine } from './affine.ts';
+import { fieldBytes } from './fields.ts';
 import type {
   AffineBits,
   AttendShape,
   Codec,
+  FieldCounts,
   HostArray,
   Kernels,
   KeyForm,
@@ -206,6 +208,7 @@ export interface AttendCase {
   readonly segments: readonly {
     readonly keyForm: KeyForm;
     readonly valueForm: ValueForm;
+    readonly fields?: FieldCounts;
     readonly first: number;
     readonly length: number;
     readonly minDistance: number;
@@ -240,6 +243,16 @@ export function segmentsOf(w: Workspace, c: AttendCase, seed: number): Segment[]
     };
     const values = () => {
       const bits = affineBits(s.valueForm);
+      if (s.fields) {
+        const shape = [nKvHeads, P, fieldBytes(s.fields)];
+        const scales = Uint16Array.from({ length: nKvHeads * P }, () =>
+          f32ToF16(0.05 + 0.3 * random.uniform()),
+        );
+        return {
+          values: w.put('u8', shape, bytes(random, elementCount(shape))),
+          valueParams: w.put('f16', [nKvHeads, P], scales),
+        };
+      }
       if (!bits) return { values: rowsOf(s.valueForm as 'f32' | 'f16', headDimV) };
       const shape = [nKvHeads, P, (headDimV * bits) / 8];
       return {
@@ -296,6 +309,11 @@ function affineParams(random: Random, count: number): Uint16Array {
     return f32ToF16(i % 2 ? 0.05 + 0.3 * random.uniform() : -2 - random.uniform());
   });
 }
+
+const fieldsOf = (fours: number, twos: number) => ({
+  valueForm: 'fields' as const,
+  fields: { fours, twos },
+});
 
 const everywhere = { minDistance: 0, maxDistance: Infinity };
 
@@ -433,6 +451,40 @@ export const attendCases: Readonly<Record<string, AttendCase>> = {
     sketchWords: 1,
     codeGroups: 512,
     segments: [{ keyForm: 'codes', valueForm: 'affine2', first: 0, length: 61, ...everywhere }],
+  },
+  'codes and fields of both widths, more than one split': {
+    shape: { n: 1, start: 2499, nHeads: 9, nKvHeads: 3, headDimK: 64, headDimV: 64 },
+    pageLength: 128,
+    sketchWords: 1,
+    codeGroups: 16,
+    segments: [{ keyForm: 'codes', ...fieldsOf(24, 32), first: 0, length: 2500, ...everywhere }],
+  },
+  'codes and fields of 2 bits alone, beside an exact window': {
+    shape: { n: 5, start: 300, nHeads: 8, nKvHeads: 2, headDimK: 64, headDimV: 128 },
+    pageLength: 96,
+    sketchWords: 1,
+    codeGroups: 16,
+    segments: [
+      { keyForm: 'f16', valueForm: 'f16', first: 270, length: 35, minDistance: 0, maxDistance: 20 },
+      {
+        ...{ keyForm: 'codes', ...fieldsOf(0, 128) },
+        ...{ first: 0, length: 284, minDistance: 21, maxDistance: 1000 },
+      },
+    ],
+  },
+  'prefill of several blocks over fields that fill no vector': {
+    shape: { n: 33, start: 70, nHeads: 4, nKvHeads: 2, headDimK: 20, headDimV: 28 },
+    pageLength: 32,
+    sketchWords: 1,
+    codeGroups: 5,
+    segments: [{ keyForm: 'codes', ...fieldsOf(16, 8), first: 0, length: 103, ...everywhere }],
+  },
+  'fields of 4 bits alone': {
+    shape: { n: 2, start: 60, nHeads: 3, nKvHeads: 1, headDimK: 20, headDimV: 80 },
+    pageLength: 32,
+    sketchWords: 1,
+    codeGroups: 512,
+    segments: [{ keyForm: 'codes', ...fieldsOf(80, 0), first: 0, length: 61, ...everywhere }],
   },
   'queries that see nothing': {
     shape: { n: 9, start: 0, nHeads: 2, nKvHeads: 2, headDimK: 96, headDimV: 128 },
@@ -756,8 +808,10 @@ export function describeKernels(name: string, make: () => Promise<Kernels>): voi
           return [out];
         });
         const largestValue = 5;
-        const lossy = c.segments.some(({ valueForm }) => affineBits(valueForm));
-        const isCoarse = c.segments.some(({ valueForm }) => valueForm === 'affine2');
+        const lossy = c.segments.some((s) => affineBits(s.valueForm) ?? s.fields);
+        const isCoarse = c.segments.some(
+          ({ valueForm, fields }) => valueForm === 'affine2' || fields?.fours === 0,
+        );
         const ofForm = isCoarse ? affine2Bound : lossy ? affineBound : attendBound;
         const bound = ofForm * largestValue;
         expectClose(actual, expected, () => bound);
@@ -850,6 +904,18 @@ export function describeRefusals(name: string, make: () => Promise<Kernels>): vo
       storeSketch: (w, x) => {
         const [p, page] = [w.zeros('i8', [1, 32, d]), w.zeros('u32', [1, 3, 1])];
         w.kernels.storeSketch({ ...x, shape: [3, 1, d] }, p, page, 0);
+      },
+      storeFields: (w, x) => {
+        const [codes, scales] = [w.zeros('u8', [1, 3, 2]), w.zeros('f16', [1, 3])];
+        const rows = { ...x, shape: [3, 1, d] };
+        w.kernels.storeFields(
+          rows,
+          w.zeros('f32', [1, d]),
+          codes,
+          scales,
+          { fours: 0, twos: 8 },
+          0,
+        );
       },
       storeAffine: (w, x) => {
         const [codes, params] = [w.zeros('u8', [1, 3, d / 2]), w.zeros('f16', [1, 3, 2])];

@@ -74,8 +74,18 @@ export type AffineForm = `affine${AffineBits}`;
  *   each; affine2: N = Dv/4 words of 4 codes, a byte each; affine3: N = Dv/4 words of 4 codes, 12 bits
  *   each: N bytes with the low 8 bits, then N/2 bytes, byte i holding the high 4 bits of word i in
  *   its low nibble and those of word i + N/2 in its high one. Dv is a multiple of 2, 4, 8 for 4, 2, 3 bits.
+ * - `fields`: values u8 [Hkv, P, fours/2 + twos/4], valueParams f16 [Hkv, P] scales. The first `fours`
+ *   dimensions have codes of 4 bits, the next `twos` of 2, the rest none; value = scale * (code - 7.5),
+ *   scale * (code - 1.5) and 0. A row is the words of the fours as in affine4, then those of the twos as in
+ *   affine2; both counts are multiples of 8.
  */
-export type ValueForm = 'f32' | 'f16' | AffineForm;
+export type ValueForm = 'f32' | 'f16' | AffineForm | 'fields';
+
+/** How many dimensions have codes of 4 and of 2 bits. */
+export interface FieldCounts {
+  readonly fours: number;
+  readonly twos: number;
+}
 
 /** P consecutive positions of one layer, all KV heads. */
 export interface Page {
@@ -94,6 +104,8 @@ export interface Page {
 export interface Segment {
   readonly keyForm: KeyForm;
   readonly valueForm: ValueForm;
+  /** of `fields` */
+  readonly fields?: FieldCounts | undefined;
   readonly query: Tensor;
   /**
    * f32 [H, n], factors of the raw scores: for `codes` what `queryTables` wrote, for `sketch` what the
@@ -289,6 +301,31 @@ export interface Kernels {
     bits: AffineBits,
     slot: number,
     options: { readonly clip: boolean },
+  ): void;
+  /**
+   * x[i, h] = matrices[h * Hkv / heads] x[i, h], in place. A row does not depend on the others of the call.
+   * @param x        f32 [n, heads, D], D a multiple of 4
+   * @param matrices f32, f16 or q8_0 [Hkv, D, D]; heads is a multiple of Hkv
+   */
+  turn(x: Tensor, matrices: Tensor): void;
+  /**
+   * Codes in fields per row. With r^2 = sum of w x^2 / (8.9 sum of w over the fours + 1.0086 over the twos), u = x / r and
+   * for each factor f of 0.8, 0.9, 1, 1.1, 1.2 codes = clamp(floor(u / f + 2^(bits - 1)), 0, 2^bits - 1), levels
+   * c = code - (2^bits - 1) / 2 and a = sum of w u c / sum of w c^2: the first f of the largest a * sum of w u c, scale r a rounded to
+   * the nearest f16, at most 65504. All in f32; sums are of four parts, element i in part i mod 4, added (0 + 1) +
+   * (2 + 3). Codes and scale are zero where r is zero or not finite.
+   * @param x       f32 [n, heads, Dv]
+   * @param weights f32 [heads, Dv], w above: what squared errors count
+   * @param codes   u8 [heads, P, fours/2 + twos/4] as in ValueForm
+   * @param scales  f16 [heads, P]
+   */
+  storeFields(
+    x: Tensor,
+    weights: Tensor,
+    codes: Tensor,
+    scales: Tensor,
+    fields: FieldCounts,
+    slot: number,
   ): void;
   /**
    * softmax over every visible key of all segments together, times the values. A query that sees

@@ -16,6 +16,8 @@ export interface KernelExports {
   store_codes(...args: number[]): number;
   query_tables(...args: number[]): number;
   store_affine(...args: number[]): number;
+  turn(...args: number[]): number;
+  store_fields(...args: number[]): number;
   attend(...args: number[]): number;
   attend_scratch_bytes(...args: number[]): number;
   scores(...args: number[]): void;

@@ -3,12 +3,14 @@ import { f16ToF32, f32ToF16 } from '../math/f16.ts';
 import { decodeBlocks } from '../math/blocks.ts';
 import { dtypeBlocks, elementCount, type DType } from '../math/dtype.ts';
 import { affineBits, packAffine, quantizeAffine, unpackAffine } from './affine.ts';
+import { encodeFields, fieldBytes, fieldLevels } from './fields.ts';
 import { checkAttend, check } from './check.ts';
 import { codePlace, encodeKey, tableOf } from './codes.ts';
 import type {
   AffineBits,
   AttendShape,
   Codec,
+  FieldCounts,
   HostArray,
   KernelBuffer,
   Kernels,
@@ -274,6 +276,39 @@ export class ReferenceKernels implements Kernels {
     });
   }
 
+  turn(x: Tensor, matrices: Tensor): void {
+    check.turn(x, matrices);
+    const [n, heads, d] = x.shape;
+    const nKvHeads = matrices.shape[0];
+    const all = this.f32(x);
+    for (let h = 0; h < heads; h++) {
+      const matrix = this.dequantize(rows(matrices, Math.floor((h * nKvHeads) / heads), 1));
+      for (let i = 0; i < n; i++) {
+        const row = all.subarray((i * heads + h) * d, (i * heads + h + 1) * d);
+        const out = new Float64Array(d);
+        for (let at = 0; at < d * d; at++) out[Math.floor(at / d)] += matrix[at] * row[at % d];
+        row.set(out);
+      }
+    }
+  }
+
+  storeFields(
+    x: Tensor,
+    weights: Tensor,
+    codes: Tensor,
+    scales: Tensor,
+    fields: FieldCounts,
+    slot: number,
+  ): void {
+    check.storeFields(x, weights, codes, scales, fields, slot);
+    const [bytes, halves] = [this.view(codes), this.view(scales)];
+    this.eachRow('storeFields', x, codes, slot, (row, at, head) => {
+      const { packed, scale } = encodeFields(row, this.f32(rows(weights, head, 1)), fields);
+      bytes.set(packed, at * fieldBytes(fields));
+      halves[at] = scale;
+    });
+  }
+
   scores(segment: Segment, shape: AttendShape, out: Tensor): void {
     checkAttend([segment], shape);
     check.scores(segment, shape, out);
@@ -299,7 +334,8 @@ export class ReferenceKernels implements Kernels {
         for (const segment of segments) {
           for (let j = 0; j < segment.length; j++) {
             const logit = this.logit(segment, shape, h, i, j);
-            if (logit > -Infinity) seen.push({ logit, value: this.value(segment, kvHead, j) });
+            if (logit > -Infinity)
+              seen.push({ logit, value: this.value(segment, kvHead, j, headDimV) });
           }
         }
         const max = seen.reduce((m, { logit }) => Math.max(m, logit), -Infinity);
@@ -363,13 +399,17 @@ export class ReferenceKernels implements Kernels {
     return raw * this.f32(segment.scale)[h];
   }
 
-  private value(segment: Segment, kvHead: number, j: number): Float32Array {
+  private value(segment: Segment, kvHead: number, j: number, d: number): Float32Array {
     const { page, row } = locate(segment, kvHead, j);
-    const bits = affineBits(segment.valueForm);
+    const { fields, valueForm } = segment;
+    const params = page.valueParams && this.view(page.valueParams);
+    if (params && fields) {
+      const packed = this.view(rowOf(page.values, row)) as Uint8Array;
+      return fieldLevels(packed, fields, d).map((level) => f16ToF32(params[row]) * level);
+    }
+    const bits = affineBits(valueForm);
     if (!bits) return this.dequantize(rowOf(page.values, row));
-    if (!page.valueParams)
-      throw new KvError('shape', `attend: a page of ${segment.valueForm} has no valueParams.`);
-    const params = this.view(page.valueParams);
+    if (!params) throw new KvError('shape', `attend: a page of ${valueForm} has no valueParams.`);
     const [minimum, step] = [f16ToF32(params[row * 2]), f16ToF32(params[row * 2 + 1])];
     const codes = unpackAffine(this.view(rowOf(page.values, row)), bits);
     return Float32Array.from(codes, (code) => minimum + step * code);
