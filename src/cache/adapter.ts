@@ -33,6 +33,13 @@ export interface LayerStatistics {
   readonly queries: Float32Array;
   /** what it costs to lose the values of a KV head, in the unit of these weights, [nKvHeads] */
   readonly valueCosts: Float32Array;
+  /** covariance, [nKvHeads, headDimV, headDimV] */
+  readonly values: Float32Array;
+  /**
+   * what an error in the output of a KV head's queries does to the residual stream: sum over query heads of
+   * W_o^T W_o, as a share of what values do there on the mean over KV heads, [nKvHeads, headDimV, headDimV]
+   */
+  readonly outputs: Float32Array;
 }
 
 /** Statistics with costs for caches that keep the newest positions exact, and for those that keep none. */
@@ -91,12 +98,14 @@ export function statisticsOf(
   const fits =
     statistics.length === shapes.length &&
     shapes.every(({ nKvHeads, headDimK, headDimV }, i) => {
-      const { keyMean, valueMean, keys, ...costs } = statistics[i];
+      const { keyMean, valueMean, keys, values, outputs, ...costs } = statistics[i];
       const square = nKvHeads * headDimK * headDimK;
+      const squareV = nKvHeads * headDimV * headDimV;
       return (
         keyMean.length === nKvHeads * headDimK &&
         valueMean.length === nKvHeads * headDimV &&
         keys.length === square &&
+        [values, outputs].every((of) => of.length === squareV) &&
         [costs.queries, costs.bareQueries].every((moments) => moments.length === square) &&
         [costs.valueCosts, costs.bareValueCosts].every((of) => of.length === nKvHeads)
       );

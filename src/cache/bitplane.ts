@@ -1,5 +1,6 @@
 import { ensure, KvError } from '../errors/errors.ts';
 import { maxCodeGroups } from '../kernels/check.ts';
+import { fieldBytes } from '../kernels/fields.ts';
 import type { Kernels, Page, ScaleRule, Tensor } from '../kernels/kernels.ts';
 import {
   contentsOf,
@@ -13,7 +14,6 @@ import type { LayerShape } from './cache.ts';
 import type { BalancedBasis } from './codec.ts';
 import type { CacheMethod } from './method.ts';
 import { allocConstants, perHead } from './constants.ts';
-import { expectAffine } from './affine-values.ts';
 import { AllocatedKeys, basesOf, Rotations, type KeyCoder } from './key-coders.ts';
 import { addMoments } from './moments.ts';
 import { pageLength, type Field } from './pages.ts';
@@ -26,8 +26,9 @@ import {
   wholeSetting,
   type CacheSpec,
 } from './spec.ts';
-import { exactKeys, spreadBits, trust, type LayerBits, type ValueBits } from './spread.ts';
+import { exactKeys, spreadBits, trust, type LayerBits } from './spread.ts';
 import { TableScratch } from './table-scratch.ts';
+import { evenFields, expectFields, rotatedBases, valueBases, ValueCoder } from './value-coder.ts';
 import { updateConstants, updatesByLayer } from './value-updates.ts';
 import { WindowLaw } from './window-law.ts';
 import type { LayerCodec, Means, Sample, WindowedMethod } from './windowed-method.ts';
@@ -43,11 +44,12 @@ const sampleLength = 256;
  * bits that suits it (`codec.ts`): with `alloc=auto` by statistics of keys and queries; with
  * `alloc=none` evenly, after a random rotation. Statistics come from the adapter, and then layers
  * where errors cost more get more bits, out of the same sum (`spread.ts`); or from the first 256
- * positions, which all queries there see exact. Each key has one f16 scale. Values less their mean get
- * `v` bits, clipped where that helps. The newest `window` positions and the first `sinks` stay f16.
+ * positions, which all queries there see exact. Values less their mean are rotated as well, and get 4, 2
+ * or no bits by channel (`value-coder.ts`). Each key and each value has one f16 scale. The newest
+ * `window` positions and the first `sinks` stay f16.
  *
  * Settings: `k` bits per key channel on average (0.5 to 4, or 16 for f16, which tells what values alone
- * cost; default 2), `v` bits per value (2, 3, 4, or 16 for f16; default 2), `window` (default 64), `sinks` (default 4), `alloc` (auto, none), `centre` (static,
+ * cost; default 2), `v` bits per value, likewise, `window` (default 64), `sinks` (default 4), `alloc` (auto, none), `centre` (static,
  * none), `source` of means and allocation (the adapter where it has them, else the first positions),
  * `scale` of keys (least-squares, or unbiased, the default with `alloc=none`), `seed` of the rotation, `skip`
  * (0 to 0.5, default 0): the share of a query's weights on coded positions, the smallest, that may be left
@@ -106,11 +108,10 @@ export function bitplaneMethod(
   const even = shapes.map((shape, layer): LayerBits => {
     const { keys, values } = readBits(specOfLayer(spec, layer, shapes.length));
     const nibbles = keys === 16 ? exactKeys : Math.max(1, Math.round((keys * shape.headDimK) / 4));
-    return { nibbles, values };
+    return { nibbles, values: values === 16 ? 'f16' : evenFields(values, shape.headDimV) };
   });
   shapes.forEach((shape, layer) => {
-    const { values } = even[layer];
-    if (values !== 16) expectAffine(spec.name, shape, values);
+    if (even[layer].values !== 'f16') expectFields(spec.name, shape);
     ensure(
       even[layer].nibbles <= maxCodeGroups,
       'usage',
@@ -120,7 +121,12 @@ export function bitplaneMethod(
   });
   const spreads = alloc === 'auto' && centre === 'static' && source === 'adapter';
   const bases =
-    spreads && known ? shapes.map((shape, layer) => basesOf(shape, known[layer])) : undefined;
+    spreads && known
+      ? shapes.map((shape, layer) => ({
+          keys: basesOf(shape, known[layer]),
+          values: valueBases(shape, known[layer]),
+        }))
+      : undefined;
   const isSpread = bases && known && spec.layers.length === 0;
   const bitsOf = isSpread ? spread(shapes, known, bases, even, window) : even;
   const nibblesOf = bitsOf.map(({ nibbles }) => nibbles);
@@ -159,7 +165,7 @@ export function bitplaneMethod(
     scales,
     layout: (layer) => {
       const { nKvHeads, headDimK, headDimV } = shapes[layer];
-      const { nibbles, values: bits } = bitsOf[layer];
+      const { nibbles, values: fields } = bitsOf[layer];
       const exact = (d: number): Field => ({ dtype: 'f16', shape: [nKvHeads, pageLength, d] });
       return {
         ...(nibbles === exactKeys
@@ -168,29 +174,25 @@ export function bitplaneMethod(
               keys: { dtype: 'u8', shape: [nKvHeads, pageLength / 32, nibbles, 16] },
               keyScales: { dtype: 'f16', shape: [nKvHeads, pageLength] },
             }),
-        ...(bits === 16
+        ...(fields === 'f16'
           ? { values: exact(headDimV) }
           : {
-              values: { dtype: 'u8', shape: [nKvHeads, pageLength, (headDimV * bits) / 8] },
-              valueParams: { dtype: 'f16', shape: [nKvHeads, pageLength, 2] },
+              values: { dtype: 'u8', shape: [nKvHeads, pageLength, fieldBytes(fields)] },
+              valueParams: { dtype: 'f16', shape: [nKvHeads, pageLength] },
             }),
       };
     },
     createCodec: (layer, isCopy) => {
       const shape = shapes[layer];
+      const { values: fields } = bitsOf[layer];
       const keys =
         nibblesOf[layer] === exactKeys
           ? undefined
           : (rotations?.of(layer) ?? new AllocatedKeys(kernels, shape, nibblesOf[layer], rule));
-      const valueBits = bitsOf[layer].values;
-      const isCentred = centre === 'static';
-      const codec = new BitplaneCodec(
-        kernels,
-        shape,
-        { valueBits, isCentred, skip },
-        scratch,
-        keys,
-      );
+      const values = fields === 'f16' ? undefined : new ValueCoder(kernels, shape, fields);
+      const settings = { isCentred: centre === 'static', isRandom: alloc === 'none', skip };
+      const codec = new BitplaneCodec(kernels, shape, settings, scratch, keys, values);
+      if (rotations && !isCopy) values?.fit(rotatedBases(shape, seed));
       if (source === 'adapter' && known && !isCopy) codec.know(known[layer], bases?.[layer]);
       return codec;
     },
@@ -217,25 +219,33 @@ function finetunedSpec(asked: CacheSpec, own: CacheSpec): CacheSpec {
   return { ...own, settings: new Map([...asked.settings, ...own.settings]) };
 }
 
-function readBits(spec: CacheSpec): { keys: number; values: ValueBits } {
+function readBits(spec: CacheSpec): { keys: number; values: number } {
+  const range = { min: 0.5, max: 4, or: 16 };
   return {
-    keys: numberSetting(spec, 'k', 2, { min: 0.5, max: 4, or: 16 }),
-    values: choiceSetting<ValueBits>(spec, 'v', 2, [2, 3, 4, 16]),
+    keys: numberSetting(spec, 'k', 2, range),
+    values: numberSetting(spec, 'v', 2, range),
   };
+}
+
+/** Bases of keys and of values of a layer, both less their means, by KV head. */
+interface LayerBases {
+  readonly keys: readonly BalancedBasis[];
+  readonly values: readonly BalancedBasis[];
 }
 
 /** Bits of each layer, as many in all as in an even spread, by what errors cost there. */
 function spread(
   shapes: readonly LayerShape[],
   known: readonly LayerStatistics[],
-  bases: readonly (readonly BalancedBasis[])[],
+  bases: readonly LayerBases[],
   even: readonly LayerBits[],
   window: number,
 ): LayerBits[] {
-  const costs = shapes.map(({ nKvHeads, headDimV, scale }, layer) => ({
-    channels: bases[layer].map(({ variances }) => variances.map((s) => (scale * s) ** 2)),
-    values: known[layer].valueCosts.reduce((sum, cost) => sum + cost, 0),
-    valueCount: nKvHeads * headDimV,
+  const costs = shapes.map(({ scale }, layer) => ({
+    keys: bases[layer].keys.map(({ variances }) => variances.map((s) => (scale * s) ** 2)),
+    values: bases[layer].values.map(({ variances }, head) =>
+      variances.map((s) => known[layer].valueCosts[head] * s * s),
+    ),
   }));
   return spreadBits(costs, even, window < leastWindow ? trust.bare : trust.windowed);
 }
@@ -247,44 +257,57 @@ export class BitplaneCodec implements LayerCodec {
   constructor(
     private readonly kernels: Kernels,
     private readonly shape: LayerShape,
-    readonly settings: { valueBits: ValueBits; isCentred: boolean; skip: number },
+    private readonly settings: { isCentred: boolean; isRandom: boolean; skip: number },
     private readonly scratch: TableScratch,
     /** none where keys stay f16 */
     readonly keys: KeyCoder | undefined,
+    /** none where values do */
+    readonly values: ValueCoder | undefined,
   ) {}
 
   get tensors(): readonly Tensor[] {
-    return this.keys?.tensors ?? [];
+    return [...(this.keys?.tensors ?? []), ...(this.values?.tensors ?? [])];
   }
 
-  /** Takes means and allocation from statistics of the layer. @param bases of keys less their mean */
-  know(
-    { keyMean, valueMean, keys, queries }: Omit<LayerStatistics, 'valueCosts'>,
-    bases?: readonly BalancedBasis[],
-  ): Means {
-    if (this.settings.isCentred) {
-      this.keys?.fit({ keys, queries }, bases);
-      this.means = { keys: keyMean, values: valueMean };
-    } else {
-      const d = this.shape.headDimK;
-      this.keys?.fit({ keys: keys.map((x, at) => x + meanProduct(keyMean, at, d)), queries });
-      this.means = { keys: keyMean.map(() => 0), values: valueMean.map(() => 0) };
-    }
+  get basis(): ValueCoder | undefined {
+    return this.values;
+  }
+
+  /** Takes means and allocation from statistics of the layer. @param bases of what is less its means */
+  know(statistics: Omit<LayerStatistics, 'valueCosts'>, bases?: LayerBases): Means {
+    const { keyMean, valueMean, keys, queries, values, outputs } = statistics;
+    const { headDimK, headDimV } = this.shape;
+    const { isCentred } = this.settings;
+    const around = (moments: Float32Array, mean: Float32Array, d: number) =>
+      isCentred ? moments : moments.map((x, at) => x + meanProduct(mean, at, d));
+    const own = isCentred ? bases : undefined;
+    this.keys?.fit({ keys: around(keys, keyMean, headDimK), queries }, own?.keys);
+    if (!this.settings.isRandom)
+      this.values?.fit(
+        own?.values ??
+          valueBases(this.shape, { values: around(values, valueMean, headDimV), outputs }),
+      );
+    const none = (mean: Float32Array) => (isCentred ? mean : mean.map(() => 0));
+    this.means = { keys: none(keyMean), values: none(valueMean) };
     return this.means;
   }
 
   learn({ positions, keys, values, queryMoments }: Sample): Means {
-    const { nKvHeads, headDimK: d, headDimV } = this.shape;
-    const keyMean = meanOf(keys, nKvHeads * d);
-    const centred = keys.map((x, i) => x - keyMean[i % keyMean.length]);
-    const moments = new Float64Array(nKvHeads * d * d);
-    addMoments(moments, centred, d, nKvHeads, nKvHeads);
-    const per = (count: number) => (sum: number) => sum / count;
+    const { nKvHeads, headDimK, headDimV } = this.shape;
+    const covariance = (x: Float32Array, mean: Float32Array, d: number) => {
+      const moments = new Float64Array(nKvHeads * d * d);
+      const centred = x.map((value, i) => value - mean[i % mean.length]);
+      addMoments(moments, centred, d, nKvHeads, nKvHeads);
+      return Float32Array.from(moments, (sum) => sum / positions);
+    };
+    const keyMean = meanOf(keys, nKvHeads * headDimK);
+    const valueMean = meanOf(values, nKvHeads * headDimV);
     return this.know({
-      keyMean,
-      valueMean: meanOf(values, nKvHeads * headDimV),
-      keys: Float32Array.from(moments, per(positions)),
+      ...{ keyMean, valueMean },
+      keys: covariance(keys, keyMean, headDimK),
+      values: covariance(values, valueMean, headDimV),
       queries: Float32Array.from(queryMoments),
+      outputs: identities(nKvHeads, headDimV),
     });
   }
 
@@ -292,21 +315,22 @@ export class BitplaneCodec implements LayerCodec {
     if (this.keys) {
       this.kernels.storeCodes(k, this.keys.codec, page.keys, page.keyScales, slot);
     } else this.kernels.storeRows(k, page.keys, slot);
-    const { valueBits } = this.settings;
-    if (valueBits === 16) return this.kernels.storeRows(v, page.values, slot);
-    if (!page.valueParams) throw new KvError('shape', 'bitplane: the page has no valueParams.');
-    const clip = { clip: true };
-    this.kernels.storeAffine(v, page.values, page.valueParams, valueBits, slot, clip);
+    if (this.values) this.values.store(v, page, slot);
+    else this.kernels.storeRows(v, page.values, slot);
   }
 
   read(q: Tensor): ReturnType<LayerCodec['read']> {
-    const { valueBits, skip } = this.settings;
-    const valueForm = valueBits === 16 ? 'f16' : (`affine${valueBits}` as const);
-    if (!this.keys) return { keyForm: 'f16', valueForm, query: q, skip };
+    const values = {
+      ...(this.values
+        ? { valueForm: 'fields' as const, fields: this.values.fields }
+        : { valueForm: 'f16' as const }),
+      skip: this.settings.skip,
+    };
+    if (!this.keys) return { keyForm: 'f16', query: q, ...values };
     const { nHeads } = this.shape;
     const { tables, scales } = this.scratch.tables(q.shape[0], nHeads, this.keys.nibbles);
     this.kernels.queryTables(q, this.keys.codec, tables, scales);
-    return { keyForm: 'codes', valueForm, query: tables, queryScales: scales, skip };
+    return { keyForm: 'codes', query: tables, queryScales: scales, ...values };
   }
 }
 
@@ -314,6 +338,13 @@ export class BitplaneCodec implements LayerCodec {
 function meanProduct(mean: Float32Array, at: number, d: number): number {
   const head = Math.floor(at / (d * d)) * d;
   return mean[head + (Math.floor(at / d) % d)] * mean[head + (at % d)];
+}
+
+/** [heads, d, d] */
+function identities(heads: number, d: number): Float32Array {
+  return Float32Array.from({ length: heads * d * d }, (_, at) =>
+    (at % (d * d)) % (d + 1) === 0 ? 1 : 0,
+  );
 }
 
 /** Mean row of [rows, width]. */

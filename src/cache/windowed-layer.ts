@@ -92,7 +92,10 @@ export class WindowedLayer {
 
   /** @param own rows that may be overwritten */
   private put(from: number, own: Rows): void {
-    if (this.learned) this.means.subtract(own);
+    if (this.learned) {
+      this.means.subtract(own);
+      this.codec.basis?.turn(own.v);
+    }
     this.exact.store(from, own, this.keepsExact);
     if (this.learned) this.storeCoded(from, own);
   }
@@ -154,13 +157,8 @@ export class WindowedLayer {
     const scale = method.scales[this.index];
     const segments: Segment[] = this.exact.segments(query, scale, end, exactDistance);
     if (exactDistance < Infinity) {
-      const { keyForm, valueForm, query: coded, queryScales, skip } = this.codec.read(query);
       segments.push({
-        keyForm,
-        valueForm,
-        query: coded,
-        queryScales,
-        skip,
+        ...this.codec.read(query),
         pages: this.coded.pages,
         pageLength: this.coded.pageLength,
         first: this.law.sinks,
@@ -173,7 +171,9 @@ export class WindowedLayer {
     const { nHeads, nKvHeads, headDimK, headDimV } = this.shape;
     const shape = { n, start: start + from, nHeads, nKvHeads, headDimK, headDimV };
     kernels.attend(segments, shape, target);
-    if (this.learned) this.means.restore(target, step.bias(this.shape));
+    if (!this.learned) return;
+    this.codec.basis?.turnBack(target);
+    this.means.restore(target, step.bias(this.shape));
   }
 
   // learning

@@ -40,9 +40,13 @@ export interface LayerCodec {
   /** what it knows without learning, if anything */
   readonly means: Means | undefined;
   learn(sample: Sample): Means;
+  /** Brings values into the basis that pages hold, in place, and outputs back; none: they are as they came. */
+  readonly basis: { turn(v: Tensor): void; turnBack(out: Tensor): void } | undefined;
   store(page: Page, slot: number, k: Tensor, v: Tensor): void;
   /** @param q f32 [n, nHeads, headDimK] */
-  read(q: Tensor): Pick<Segment, 'keyForm' | 'valueForm' | 'query' | 'queryScales' | 'skip'>;
+  read(
+    q: Tensor,
+  ): Pick<Segment, 'keyForm' | 'valueForm' | 'fields' | 'query' | 'queryScales' | 'skip'>;
 }
 
 /** What a method that quantizes all but a window adds to `WindowedCache`. */

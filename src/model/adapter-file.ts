@@ -19,7 +19,7 @@ export interface AdapterFile {
 }
 
 const format = 'h1b-kv adapter';
-const version = 2;
+const version = 3;
 
 /** The file of an adapter. The same adapter makes the same bytes. */
 export function adapterBytes(adapter: Adapter): Uint8Array<ArrayBuffer> {

@@ -115,6 +115,8 @@ const statisticsShapes: Readonly<
   keys: (h, k) => [h, k, k],
   queries: (h, k) => [h, k, k],
   valueCosts: (h) => [h],
+  values: (h, _, v) => [h, v, v],
+  outputs: (h, _, v) => [h, v, v],
   bareQueries: (h, k) => [h, k, k],
   bareValueCosts: (h) => [h],
 };

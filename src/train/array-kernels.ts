@@ -1,6 +1,8 @@
+import type { ValueCoder } from '../cache/value-coder.ts';
 import { unpackAffine } from '../kernels/affine.ts';
 import { codePlace } from '../kernels/codes.ts';
-import type { AffineBits, Codec, Kernels, RopeStyle, Tensor } from '../kernels/kernels.ts';
+import { fieldBytes, fieldLevels } from '../kernels/fields.ts';
+import type { Codec, Kernels, RopeStyle, Tensor } from '../kernels/kernels.ts';
 import { allocTensor, bytesOf, tensor } from '../kernels/tensor.ts';
 import { dequantize } from '../math/blocks.ts';
 import { f16ToF32 } from '../math/f16.ts';
@@ -111,27 +113,48 @@ export class ArrayKernels {
     });
   }
 
-  /** Values as their codes say them, bit for bit as a cache stores them. @param x [n, heads, d] */
-  affineRoundTrip(
-    x: Float32Array,
-    [heads, d]: readonly [number, number],
-    bits: AffineBits,
-    options: { readonly clip: boolean },
-  ): Float32Array {
+  /** Values as their 4-bit codes say them, bit for bit as `h1b` stores them. @param x [n, heads, d] */
+  affineRoundTrip(x: Float32Array, [heads, d]: readonly [number, number]): Float32Array {
     const n = x.length / heads / d;
-    const rowBytes = (d * bits) / 8;
+    const rowBytes = d / 2;
     const codes = this.room('out', 'u8', [heads, n, rowBytes]);
     const params = this.room('params', 'f16', [heads, n, 2]);
-    this.kernels.storeAffine(this.put('x', x, [n, heads, d]), codes, params, bits, 0, options);
+    this.kernels.storeAffine(this.put('x', x, [n, heads, d]), codes, params, 4, 0, { clip: false });
     const [bytes, halves] = [codes, params].map((t) => this.kernels.view(t));
     const out = new Float32Array(x.length);
     for (let row = 0; row < n * heads; row++) {
       const [low, step] = [f16ToF32(halves[2 * row]), f16ToF32(halves[2 * row + 1])];
       const at = ((row % n) * heads + Math.floor(row / n)) * d;
-      const own = unpackAffine(bytes.subarray(row * rowBytes, (row + 1) * rowBytes), bits);
+      const own = unpackAffine(bytes.subarray(row * rowBytes, (row + 1) * rowBytes), 4);
       for (let i = 0; i < d; i++) out[at + i] = low + step * own[i];
     }
     return out;
+  }
+
+  /** Values as their fields say them, bit for bit as `bitplane` stores them. @param x [n, heads, d] */
+  fieldsRoundTrip(
+    x: Float32Array,
+    [heads, d]: readonly [number, number],
+    coder: ValueCoder,
+  ): Float32Array {
+    const n = x.length / heads / d;
+    const rowBytes = fieldBytes(coder.fields);
+    const values = this.room('out', 'u8', [heads, n, rowBytes]);
+    const valueParams = this.room('params', 'f16', [heads, n]);
+    const rows = this.put('x', x, [n, heads, d]);
+    coder.turn(rows);
+    coder.store(rows, { values, valueParams }, 0);
+    const [bytes, halves] = [values, valueParams].map((t) => this.kernels.view(t));
+    const out = new Float32Array(x.length);
+    for (let row = 0; row < n * heads; row++) {
+      const own = bytes.subarray(row * rowBytes, (row + 1) * rowBytes) as Uint8Array;
+      const scale = f16ToF32(halves[row]);
+      const levels = fieldLevels(own, coder.fields, d).map((level) => scale * level);
+      out.set(levels, ((row % n) * heads + Math.floor(row / n)) * d);
+    }
+    const turned = this.put('x', out, [n, heads, d]);
+    coder.turnBack(turned);
+    return this.take(turned);
   }
 
   /**

@@ -221,16 +221,14 @@ function addNearSums(
 function coderOf(
   arrays: ArrayKernels,
   { nKvHeads, headDimK, headDimV }: LayerShape,
-  { keys, means, settings: { valueBits } }: BitplaneCodec,
+  { keys, values, means }: BitplaneCodec,
 ): Coder {
   const keyCoder = keys && keyCoderOf(arrays, nKvHeads, headDimK, keys.codec);
-  const codeValues = (v: Float32Array) =>
-    valueBits === 16
-      ? v
-      : arrays.affineRoundTrip(v, [nKvHeads, headDimV], valueBits, { clip: true });
+  const codeValues =
+    values && ((v: Float32Array) => arrays.fieldsRoundTrip(v, [nKvHeads, headDimV], values));
   return ({ k, v }) => ({
     k: keyCoder ? aroundMean(k, means?.keys, keyCoder) : k,
-    v: aroundMean(v, means?.values, codeValues),
+    v: codeValues ? aroundMean(v, means?.values, codeValues) : v,
   });
 }
 

@@ -70,9 +70,7 @@ class SketchAttention implements TunedAttention {
     const { nHeads, nKvHeads, headDimV } = this.shape;
     const { bits, surrogate } = this.settings;
     const n = rows.v.length / nKvHeads / headDimV;
-    const v = surrogate
-      ? rows.v
-      : this.arrays.affineRoundTrip(rows.v, [nKvHeads, headDimV], 4, { clip: false });
+    const v = surrogate ? rows.v : this.arrays.affineRoundTrip(rows.v, [nKvHeads, headDimV]);
     const rounded = projectionOf(layer);
     const projections = this.projections(surrogate ? layer.projection : rounded);
     const querySigns = this.signs(rounded, projections, rows.q, nHeads);

@@ -4,6 +4,9 @@ import { addMoments } from '../cache/moments.ts';
 import { createCache } from '../cache/registry.ts';
 import { ensure } from '../errors/errors.ts';
 import type { Tensor } from '../kernels/kernels.ts';
+import { bytesOf } from '../kernels/tensor.ts';
+import { dequantize } from '../math/blocks.ts';
+import { elementCount } from '../math/dtype.ts';
 import type { Model } from '../model/model.ts';
 import { LayerWalk, type OnProgress } from './layer-walk.ts';
 import { watch } from './watch.ts';
@@ -60,7 +63,7 @@ export async function collectStatistics(
   const collected: CollectedStatistics[] = [];
   try {
     for (const [layer, shape] of model.layers.entries()) {
-      const sums = new LayerSums(shape);
+      const sums = new LayerSums(shape, outputMetric(model, layer));
       const watcher = {
         append: (_: number, k: Tensor, v: Tensor) => sums.addKeys(view(k), view(v)),
         attend: (_: number, q: Tensor) => sums.addQueries(view(q)),
@@ -201,16 +204,22 @@ class LayerSums {
   private readonly keys: Float64Array;
   private readonly values: Float64Array;
   private readonly keyMoments: Float64Array;
+  private readonly valueMoments: Float64Array;
   private readonly windowed: CostSums;
   private readonly bare: CostSums;
   /** of this window, by KV head */
   private readonly rows: readonly { keys: Rows; values: Rows }[];
 
-  constructor(private readonly shape: LayerShape) {
+  /** @param metric of `outputMetric` */
+  constructor(
+    private readonly shape: LayerShape,
+    private readonly metric: Float64Array,
+  ) {
     const { nKvHeads, headDimK, headDimV } = shape;
     this.keys = new Float64Array(nKvHeads * headDimK);
     this.values = new Float64Array(nKvHeads * headDimV);
     this.keyMoments = new Float64Array(nKvHeads * headDimK * headDimK);
+    this.valueMoments = new Float64Array(nKvHeads * headDimV * headDimV);
     this.windowed = new CostSums(nKvHeads, headDimK, 1);
     this.bare = new CostSums(nKvHeads, headDimK, bareSteepness);
     this.rows = Array.from({ length: nKvHeads }, () => ({
@@ -234,6 +243,7 @@ class LayerSums {
     v.forEach((x, i) => (this.values[i % this.values.length] += x));
     this.squares += v.reduce((sum, x) => sum + x * x, 0);
     addMoments(this.keyMoments, k, headDimK, nKvHeads, nKvHeads);
+    addMoments(this.valueMoments, v, headDimV, nKvHeads, nKvHeads);
     for (let row = 0; row < count * nKvHeads; row++) {
       const { keys, values } = this.rows[row % nKvHeads];
       keys.push(k.subarray(row * headDimK, (row + 1) * headDimK));
@@ -268,13 +278,15 @@ class LayerSums {
   }
 
   statistics(): CollectedStatistics {
-    const { headDimK: d, nHeads, nKvHeads } = this.shape;
+    const { headDimK, headDimV, nHeads, nKvHeads } = this.shape;
     const mean = (sums: Float64Array) => Float32Array.from(sums, (sum) => sum / this.positions);
+    const covariance = (moments: Float64Array, means: Float32Array, d: number) =>
+      Float32Array.from(moments, (sum, at) => {
+        const [head, i, j] = [Math.floor(at / (d * d)), Math.floor(at / d) % d, at % d];
+        return sum / this.positions - means[head * d + i] * means[head * d + j];
+      });
     const [keyMean, valueMean] = [mean(this.keys), mean(this.values)];
-    const keys = Float32Array.from(this.keyMoments, (sum, at) => {
-      const [head, i, j] = [Math.floor(at / (d * d)), Math.floor(at / d) % d, at % d];
-      return sum / this.positions - keyMean[head * d + i] * keyMean[head * d + j];
-    });
+    const values = covariance(this.valueMoments, valueMean, headDimV);
     // Mean |v|^2 of a KV head, v less its mean.
     const spread =
       (this.squares / this.positions - valueMean.reduce((sum, x) => sum + x * x, 0)) / nKvHeads;
@@ -285,13 +297,37 @@ class LayerSums {
     return {
       keyMean,
       valueMean,
-      keys,
+      keys: covariance(this.keyMoments, keyMean, headDimK),
+      values,
+      outputs: asShare(this.metric, values, nKvHeads),
       queries: windowed.queries,
       valueCosts: windowed.values,
       bareQueries: bare.queries,
       bareValueCosts: bare.values,
     };
   }
+}
+
+/** Sum over the query heads of each KV head of W_o^T W_o, W_o being their columns: [nKvHeads, headDimV, headDimV]. */
+function outputMetric({ kernels, layers, parts }: Model, layer: number): Float64Array {
+  const { nHeads, nKvHeads, headDimV } = layers[layer];
+  const { wo } = parts.layers[layer];
+  const bytes = kernels.view(bytesOf(wo)) as Uint8Array;
+  const metric = new Float64Array(nKvHeads * headDimV * headDimV);
+  addMoments(
+    metric,
+    dequantize(wo.dtype, bytes, elementCount(wo.shape)),
+    headDimV,
+    nHeads,
+    nKvHeads,
+  );
+  return metric;
+}
+
+/** A metric as a share of what values are by it, which is the mean over heads of the trace of its product with their covariance. */
+function asShare(metric: Float64Array, values: Float32Array, heads: number): Float32Array {
+  const all = metric.reduce((sum, x, at) => sum + x * values[at], 0) / heads;
+  return Float32Array.from(metric, (x) => x / (all || 1));
 }
 
 /**
