@@ -148,6 +148,41 @@ static uint16_t scale_bits(double alpha) {
 }
 
 /**
+ * The codes of u / f for that f of a few which leaves the least error at the scale that fits its levels best.
+ * @returns this scale
+ */
+static double encode_at_best_scale(const Codes *c, size_t head, const float *u, uint8_t *codes) {
+  NO_FUSING
+  static const float factors[] = {0.8f, 0.9f, 1.0f, 1.1f, 1.2f};
+  enum { FACTORS = sizeof factors / sizeof *factors };
+  uint8_t tried[FACTORS][MAX_GROUPS];
+  double products[FACTORS] = {0}, squares[FACTORS] = {0};
+  size_t groups = (size_t)c->codec->groups;
+  for (size_t g = 0; g < groups; g++) {
+    float levels[64];
+    unpack_levels(c->codec, head, g, levels);
+    for (size_t f = 0; f < FACTORS; f++) {
+      int32_t code = nearest_level(load_f32x4(u + 4 * g) / splat(factors[f]), levels);
+      tried[f][g] = (uint8_t)code;
+      for (size_t j = 0; j < 4; j++) {
+        double level = levels[4 * code + (int32_t)j];
+        products[f] += u[4 * g + j] * level;
+        squares[f] += level * level;
+      }
+    }
+  }
+  size_t best = 0;
+  double most = -1;
+  for (size_t f = 0; f < FACTORS; f++) {
+    double won = products[f] / squares[f] * products[f];
+    if (products[f] > 0 && won > most) best = f, most = won;
+  }
+  if (most < 0) return __builtin_memset(codes, 0, groups), 0;
+  __builtin_memcpy(codes, tried[best], groups);
+  return products[best] / squares[best];
+}
+
+/**
  * The codes of one key, u8 [groups].
  * @param u what it was projected to, [4 groups]; overwritten
  * @returns bits of its scale
@@ -164,6 +199,7 @@ static uint16_t encode_key(const Codes *c, size_t head, const float *x, float *u
     }
     for (size_t i = 0; i < width; i += LANES) store_f32x4(u + i, load_f32x4(u + i) / splat(r));
   }
+  if (codec->rule == LEAST_SQUARES) return scale_bits(r * encode_at_best_scale(c, head, u, codes));
   for (size_t g = 0; g < groups; g++) {
     float levels[64];
     unpack_levels(codec, head, g, levels);
@@ -172,9 +208,6 @@ static uint16_t encode_key(const Codes *c, size_t head, const float *x, float *u
   }
   if (codec->rule == UNBIASED)
     return scale_bits(r * sum_of_products(u, u, width) / sum_of_products(u, chosen, width));
-  if (codec->rule == LEAST_SQUARES)
-    return scale_bits(r * sum_of_products(u, chosen, width) /
-                      sum_of_products(chosen, chosen, width));
   if (codec->rule == NORM) return scale_bits(c->gain * __builtin_sqrt(sum_of_products(x, x, c->d)));
   return 0;
 }

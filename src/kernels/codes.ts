@@ -5,6 +5,9 @@ import type { ScaleRule } from './kernels.ts';
 /** Codes of a byte lie this far apart in their block: half of its 32 keys. */
 const halfBlock = 16;
 
+/** Of the root mean square of a key: what its codes are tried at. */
+const scaleFactors = [0.8, 0.9, 1, 1.1, 1.2].map(Math.fround);
+
 /** One KV head of a `Codec`, on the host. */
 export interface HeadCodebook {
   /** [4G, D] */
@@ -39,28 +42,50 @@ export function encodeKey(
   const r = Math.fround(Math.sqrt(sumOfProducts(z, z) / rows));
   if (rule !== 'none' && !(r > 0 && r < Infinity)) return { codes, scale: 0 };
   const u = rule === 'none' ? z : z.map((v) => v / r);
-  const chosen = new Float32Array(z.length);
-  const squares = new Float32Array(4);
-  for (let g = 0; g < groups; g++) {
-    let least = Infinity;
-    for (let e = 0; e < 16; e++) {
-      const level = (g * 16 + e) * 4;
-      for (let j = 0; j < 4; j++) squares[j] = Math.fround(u[g * 4 + j] - levels[level + j]) ** 2;
-      const distance = pairedSum(squares);
-      if (distance < least) [least, codes[g]] = [distance, e];
+  const at = (factor: number) => {
+    const scaled = factor === 1 ? u : u.map((v) => v / factor);
+    const found = Uint8Array.from({ length: groups }, (_, g) => nearestLevel(scaled, levels, g));
+    const chosen = Float32Array.from(
+      z,
+      (_, i) => levels[((i >> 2) * 16 + found[i >> 2]) * 4 + (i & 3)],
+    );
+    return { found, chosen };
+  };
+  if (rule === 'least-squares') {
+    let best = { codes, alpha: NaN, won: -1 };
+    for (const factor of scaleFactors) {
+      const { found, chosen } = at(factor);
+      const [product, square] = [sumOfProducts(u, chosen), sumOfProducts(chosen, chosen)];
+      const won = (product / square) * product;
+      if (product > 0 && won > best.won) best = { codes: found, alpha: product / square, won };
     }
-    const at = (g * 16 + codes[g]) * 4;
-    chosen.set(levels.subarray(at, at + 4), g * 4);
+    return { codes: best.codes, scale: scaleBits(r * best.alpha) };
   }
+  const { found, chosen } = at(1);
   const alpha = {
     unbiased: () => (r * sumOfProducts(u, u)) / sumOfProducts(u, chosen),
-    'least-squares': () => (r * sumOfProducts(u, chosen)) / sumOfProducts(chosen, chosen),
     norm: () => gain * Math.sqrt(sumOfProducts(x, x)),
     none: () => 0,
   }[rule]();
-  // Also where a denominator is zero or negative.
-  if (!(alpha > 0 && alpha < Infinity)) return { codes, scale: 0 };
-  return { codes, scale: f32ToF16(Math.min(Math.fround(alpha), 65504)) };
+  return { codes: found, scale: scaleBits(alpha) };
+}
+
+/** Bits of the f16 nearest to a scale, at most 65504; 0 for what is not a positive number. */
+function scaleBits(alpha: number): number {
+  return alpha > 0 && alpha < Infinity ? f32ToF16(Math.min(Math.fround(alpha), 65504)) : 0;
+}
+
+/** The nearest of 16 levels of a group, the first on ties. */
+function nearestLevel(u: Float32Array, levels: Float32Array, g: number): number {
+  const squares = new Float32Array(4);
+  let [least, nearest] = [Infinity, 0];
+  for (let e = 0; e < 16; e++) {
+    const level = (g * 16 + e) * 4;
+    for (let j = 0; j < 4; j++) squares[j] = Math.fround(u[g * 4 + j] - levels[level + j]) ** 2;
+    const distance = pairedSum(squares);
+    if (distance < least) [least, nearest] = [distance, e];
+  }
+  return nearest;
 }
 
 /**
