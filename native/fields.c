@@ -3,7 +3,7 @@
 #include "elementwise.h"
 #include "pool.h"
 
-/* --- bases: x = M x for every head ------------------------------------------------------------ */
+/* --- bases: x = x M for every head ------------------------------------------------------------ */
 
 /** Rows that share the unpacking of a matrix. */
 enum { TURNED_AT_ONCE = 8 };
@@ -23,16 +23,22 @@ static void turn_task(void *context, int32_t task, int32_t worker) {
   size_t group = t->heads / t->kv_heads, kv_head = (size_t)task % t->kv_heads, d = t->d;
   size_t first = (size_t)task / t->kv_heads * TURNED_AT_ONCE, all = t->n * group;
   size_t count = all - first < TURNED_AT_ONCE ? all - first : TURNED_AT_ONCE;
-  float out[TURNED_AT_ONCE * MAX_D], rows[LANES * MAX_D];
+  float out[TURNED_AT_ONCE * MAX_D], row[MAX_D];
   float *x[TURNED_AT_ONCE] = {0};
   for (size_t i = 0; i < count; i++) {
     size_t position = (first + i) / group, head = kv_head * group + (first + i) % group;
     x[i] = t->x + (position * t->heads + head) * d;
   }
-  for (size_t row = 0; row < d; row += LANES) {
-    for (size_t k = 0; k < LANES; k++)
-      unpack_row(t->matrices, t->dtype, d, kv_head * d + row + k, rows + k * d);
-    for (size_t i = 0; i < count; i++) store_f32x4(out + i * d + row, multiply(rows, x[i], d));
+  __builtin_memset(out, 0, count * d * sizeof(float));
+  for (size_t k = 0; k < d; k++) {
+    unpack_row(t->matrices, t->dtype, d, kv_head * d + k, row);
+    for (size_t i = 0; i < count; i++) {
+      float *sums = out + i * d, factor = x[i][k];
+      size_t c = 0;
+      for (; c + WIDE <= d; c += WIDE)
+        store_f32xw(sums + c, madd_w(splat_w(factor), load_f32xw(row + c), load_f32xw(sums + c)));
+      for (; c < d; c++) sums[c] += factor * row[c];
+    }
   }
   for (size_t i = 0; i < count; i++) __builtin_memcpy(x[i], out + i * d, d * sizeof(float));
 }

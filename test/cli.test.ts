@@ -332,7 +332,7 @@ describe.skipIf(!isBuilt)('h1bkv', () => {
     expect(foreign.err).toMatch(/fitted for another model, f00f.*\nNothing of it is kept\.\n$/);
     expect((await written()).finetuned).toBeUndefined();
 
-    const future = replaced(readFileSync(out), '"version":"2"', '"version":"3"');
+    const future = replaced(readFileSync(out), '"version":"3"', '"version":"4"');
     writeFileSync(out, future);
     const refused = calibrate('--out', out);
     expect(refused.err).toMatch(/^error: .*version is 3.*Update this package\.\n$/);
@@ -422,7 +422,7 @@ describe.skipIf(!isBuilt)('h1bkv', () => {
       ['is no adapter', () => Buffer.from('the cat'), /wrong\.bin: it is damaged\./],
       [
         'is of a future version',
-        (whole) => replaced(whole, '"version":"2"', '"version":"3"'),
+        (whole) => replaced(whole, '"version":"3"', '"version":"4"'),
         /wrong\.bin: its version is 3; .* Update this package/,
       ],
       [

@@ -211,7 +211,7 @@ describe('settings', () => {
   it.each([
     ['bitplane:k=0.1', /k is 0.1; it must be a number from 0.5 to 4, or 16/],
     ['bitplane:k=5', /k is 5; it must be/],
-    ['bitplane:v=5', /v is 5; allowed: 2, 3, 4/],
+    ['bitplane:v=5', /v is 5; it must be a number from 0.5 to 4, or 16/],
     ['bitplane:window=-1', /window/],
     ['bitplane:source=adapter', /needs an adapter/],
     ['bitplane@1:k=2', /layers 1 to 1; the model has layers 0 to 0/],

@@ -53,7 +53,7 @@ const sampleLength = 256;
  * none), `source` of means and allocation (the adapter where it has them, else the first positions),
  * `scale` of keys (least-squares, or unbiased, the default with `alloc=none`), `seed` of the rotation, `skip`
  * (0 to 0.5, default 0): the share of a query's weights on coded positions, the smallest, that may be left
- * out with their values; an output then errs by at most 2 skip max|v|. `tuned` names what finetuning left in
+ * out with their values; an output then errs by at most 2 skip max|v|, |v| being the length of a value. `tuned` names what finetuning left in
  * the adapter: it brings the settings that it was made with, which are kept but for `skip`.
  * Layers may have `k` and `v` of their own, and then all keep what they are given:
  * `bitplane:k=1.5,v=2@0-1:k=3,v=4@-1:k=3`.

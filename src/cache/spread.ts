@@ -34,7 +34,7 @@ export interface Trust {
 
 /** Without an exact window errors are too large for costs of the first order; docs/method.md has what was tried. */
 export const trust = {
-  windowed: { power: 1, leastShare: 0.25 },
+  windowed: { power: 0.7, leastShare: 0.25 },
   bare: { power: 0.35, leastShare: 0.75 },
 } as const satisfies Record<string, Trust>;
 

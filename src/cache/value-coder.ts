@@ -42,7 +42,7 @@ export function rotatedBases({ nKvHeads, headDimV: d }: LayerShape, seed: number
 }
 
 /**
- * Values u = T v, each channel in units of its step, and back v = B u. Exact values are held as u, too, so
+ * Values u = v T, each channel in units of its step, and back v = u B. Exact values are held as u, too, so
  * that one sum of attention has both. T and B are held in 8 bits, where rows are whole blocks of 32.
  */
 export class ValueCoder {
@@ -80,8 +80,8 @@ export class ValueCoder {
       for (let c = 0; c < d; c++) {
         weights[head * d + c] = costs[c] / most;
         for (let i = 0; i < d; i++) {
-          into[(head * d + c) * d + i] = keys[c * d + i] / units[head][c];
-          back[(head * d + i) * d + c] = queries[c * d + i] * units[head][c];
+          into[(head * d + i) * d + c] = keys[c * d + i] / units[head][c];
+          back[(head * d + c) * d + i] = queries[c * d + i] * units[head][c];
         }
       }
     });

@@ -164,10 +164,10 @@ export const check = {
     expectTensor('turn', 'matrices', matrices, codecDTypes, [-1, d, d]);
     const nKvHeads = matrices.shape[0];
     ensure(
-      heads % nKvHeads === 0 && d % 4 === 0 && d <= maxCodeHeadDim,
+      heads % nKvHeads === 0 && d <= maxCodeHeadDim,
       'shape',
       () =>
-        `turn: ${heads} heads of ${d}; the heads must be a multiple of the ${nKvHeads} matrices, the dimension one of 4 and at most ${maxCodeHeadDim}.`,
+        `turn: ${heads} heads of ${d}; the heads must be a multiple of the ${nKvHeads} matrices, the dimension at most ${maxCodeHeadDim}.`,
     );
   },
 

@@ -303,8 +303,8 @@ export interface Kernels {
     options: { readonly clip: boolean },
   ): void;
   /**
-   * x[i, h] = matrices[h * Hkv / heads] x[i, h], in place. A row does not depend on the others of the call.
-   * @param x        f32 [n, heads, D], D a multiple of 4
+   * x[i, h] = x[i, h] matrices[h * Hkv / heads], in place. A row does not depend on the others of the call.
+   * @param x        f32 [n, heads, D], D <= 512
    * @param matrices f32, f16 or q8_0 [Hkv, D, D]; heads is a multiple of Hkv
    */
   turn(x: Tensor, matrices: Tensor): void;

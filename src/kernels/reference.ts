@@ -286,7 +286,7 @@ export class ReferenceKernels implements Kernels {
       for (let i = 0; i < n; i++) {
         const row = all.subarray((i * heads + h) * d, (i * heads + h + 1) * d);
         const out = new Float64Array(d);
-        for (let at = 0; at < d * d; at++) out[Math.floor(at / d)] += matrix[at] * row[at % d];
+        for (let at = 0; at < d * d; at++) out[at % d] += row[Math.floor(at / d)] * matrix[at];
         row.set(out);
       }
     }

@@ -28,6 +28,8 @@ const adapter: Adapter = {
     keys: numbers(heads * 16),
     queries: numbers(heads * 16),
     valueCosts: numbers(heads),
+    values: numbers(heads * 36),
+    outputs: numbers(heads * 36),
     bareQueries: numbers(heads * 16),
     bareValueCosts: numbers(heads),
   })),
@@ -39,7 +41,7 @@ const read = (bytes: Uint8Array) => readAdapter({ name: 'of x', bytes }, model);
 const file = (tensors: Record<string, NumberTensor>, metadata: Record<string, string> = {}) =>
   safetensorsBytes(new Map(Object.entries(tensors)), {
     format: 'h1b-kv adapter',
-    version: '2',
+    version: '3',
     model,
     ...metadata,
   });
@@ -66,7 +68,7 @@ test('its metadata say whose it is, and for whom it was fitted', () => {
 });
 
 test.each<[string, Uint8Array, RegExp]>([
-  ['a future version', file({}, { version: '3' }), /version is 3; .* reads version 2\. Update/],
+  ['a future version', file({}, { version: '4' }), /version is 4; .* reads version 3\. Update/],
   ['a tensor of nobody', file({ r: one([1], 1) }), /tensor "r" is unknown to this .*Update/],
 ])('cannot serve %s', async (_, bytes, message) => {
   await expect(read(bytes)).rejects.toMatchObject({ name: 'KvError', code: 'unsupported' });
@@ -92,7 +94,7 @@ describe('refuses', () => {
     [
       'other numbers than f32',
       withHeader(
-        `{"__metadata__":{"format":"h1b-kv adapter","version":"2","model":"${model}"},"h1b.64.global":{"dtype":"F16","shape":[1],"data_offsets":[0,2]}}`,
+        `{"__metadata__":{"format":"h1b-kv adapter","version":"3","model":"${model}"},"h1b.64.global":{"dtype":"F16","shape":[1],"data_offsets":[0,2]}}`,
         [new Uint8Array(2)],
       ),
       /"h1b.64.global" is F16; it needs F32/,
