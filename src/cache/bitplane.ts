@@ -28,7 +28,7 @@ import {
 } from './spec.ts';
 import { exactKeys, spreadBits, trust, type LayerBits } from './spread.ts';
 import { TableScratch } from './table-scratch.ts';
-import { evenFields, expectFields, rotatedBases, valueBases, ValueCoder } from './value-coder.ts';
+import { evenFields, expectFields, valueBases, ValueCoder, ValueRotations } from './value-coder.ts';
 import { updateConstants, updatesByLayer } from './value-updates.ts';
 import { WindowLaw } from './window-law.ts';
 import type { LayerCodec, Means, Sample, WindowedMethod } from './windowed-method.ts';
@@ -133,6 +133,7 @@ export function bitplaneMethod(
   const scratch = new TableScratch(kernels, shapes, Math.max(1, ...nibblesOf));
   const rotations =
     alloc === 'none' ? new Rotations(kernels, shapes, nibblesOf, rule, seed) : undefined;
+  const valueRotations = alloc === 'none' ? new ValueRotations(kernels, seed) : undefined;
   const scaleOf = (layer: number, head: number) =>
     shapes[layer].scale / (tuned?.layers[layer].temperatures[head] ?? 1);
   let constants: Tensor[];
@@ -189,20 +190,26 @@ export function bitplaneMethod(
         nibblesOf[layer] === exactKeys
           ? undefined
           : (rotations?.of(layer) ?? new AllocatedKeys(kernels, shape, nibblesOf[layer], rule));
-      const values = fields === 'f16' ? undefined : new ValueCoder(kernels, shape, fields);
+      const values =
+        fields === 'f16'
+          ? undefined
+          : (valueRotations?.coder(shape, fields) ?? new ValueCoder(kernels, shape, fields));
       const settings = { isCentred: centre === 'static', isRandom: alloc === 'none', skip };
       const codec = new BitplaneCodec(kernels, shape, settings, scratch, keys, values);
-      if (rotations && !isCopy) values?.fit(rotatedBases(shape, seed));
       if (source === 'adapter' && known && !isCopy) codec.know(known[layer], bases?.[layer]);
       return codec;
     },
     codebookBytes: () =>
-      matrices.reduce((sum, { buffer }) => sum + buffer.sizeBytes, rotations?.sizeBytes ?? 0),
+      matrices.reduce(
+        (sum, { buffer }) => sum + buffer.sizeBytes,
+        (rotations?.sizeBytes ?? 0) + (valueRotations?.sizeBytes ?? 0),
+      ),
     reserveScratch: (n) => scratch.reserve(n),
     scratchBytes: () => scratch.sizeBytes,
     dispose: () => {
       for (const { buffer } of constants) kernels.free(buffer);
       rotations?.dispose();
+      valueRotations?.dispose();
       scratch.dispose();
     },
   };

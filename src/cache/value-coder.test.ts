@@ -8,7 +8,7 @@ import {
   evenFields,
   expectFields,
   fieldErrors,
-  rotatedBases,
+  ValueRotations,
   ValueCoder,
   valueBases,
 } from './value-coder.ts';
@@ -71,12 +71,13 @@ describe('values in fields', () => {
   it.each([2, 4] as const)(
     'of %i bits lose what the quantizer of a normal variable does',
     (bits) => {
-      const coder = new ValueCoder(kernels, shape, evenFields(bits, d));
-      coder.fit(rotatedBases(shape, 1));
+      const rotations = new ValueRotations(kernels, 1);
+    const coder = rotations.coder(shape, evenFields(bits, d));
       const share = lost(
         values(() => 3),
         coder,
       );
+      rotations.dispose();
       // One scale for each row finds its own size, and matrices of 8 bits lose a little.
       expect(share).toBeLessThan(1.02 * fieldErrors[bits]);
       expect(share).toBeGreaterThan(0.75 * fieldErrors[bits]);
@@ -86,8 +87,8 @@ describe('values in fields', () => {
   it('lose less in the basis of their own, by what is said of its channels', () => {
     const x = values((c) => 0.9 ** c);
     const fields = { fours: 16, twos: 24 };
-    const plain = new ValueCoder(kernels, shape, evenFields(2, d));
-    plain.fit(rotatedBases(shape, 1));
+    const rotations = new ValueRotations(kernels, 1);
+    const plain = rotations.coder(shape, evenFields(2, d));
     const bases = valueBases(shape, { values: covariance(x), outputs: identity });
     const own = new ValueCoder(kernels, shape, fields);
     own.fit(bases);
@@ -99,6 +100,7 @@ describe('values in fields', () => {
       0,
     );
     const [evenly, share] = [lost(x, plain), lost(x, own)];
+    rotations.dispose();
     expect(share).toBeLessThan(0.3 * evenly);
     // One scale for each row follows its few large channels.
     expect(share / expected).toBeGreaterThan(0.4);
@@ -109,7 +111,7 @@ describe('values in fields', () => {
     const x = values((c) => 0.9 ** c);
     const coder = new ValueCoder(kernels, shape, { fours: 16, twos: 24 });
     coder.fit(valueBases(shape, { values: covariance(x), outputs: identity }));
-    const turned = { ...coder.tensors[2], shape: [1, 2, d] };
+    const turned = { ...coder.tensors[0], shape: [1, 2, d] };
     kernels.write(turned, x.subarray(0, 2 * d));
     coder.turn(turned);
     coder.turnBack(turned);

@@ -34,68 +34,55 @@ export function valueBases(
   });
 }
 
-/** A random rotation as the bases of a layer: no channel matters more than another. */
-export function rotatedBases({ nKvHeads, headDimV: d }: LayerShape, seed: number): BalancedBasis[] {
-  const rotation = randomRotation(d, seed);
-  const basis = { keys: rotation, queries: rotation, variances: new Float64Array(d).fill(1) };
-  return Array<BalancedBasis>(nKvHeads).fill(basis);
-}
-
 /**
  * Values u = v T, each channel in units of its step, and back v = u B. Exact values are held as u, too, so
  * that one sum of attention has both. T and B are held in 8 bits, where rows are whole blocks of 32.
  */
 export class ValueCoder {
+  /** what it holds for this layer alone */
   readonly tensors: readonly Tensor[];
-  private readonly into: Tensor;
-  private readonly back: Tensor;
+  private readonly bases: ValueBases;
   private readonly weights: Tensor;
 
+  /** @param shared bases that were written; none: it has its own, which `fit` writes */
   constructor(
     private readonly kernels: Kernels,
     private readonly shape: LayerShape,
     readonly fields: FieldCounts,
+    shared?: ValueBases,
   ) {
     const { nKvHeads, headDimV: d } = shape;
-    const matrix = [nKvHeads, d, d];
-    this.tensors = allocTensors(kernels, [
-      { dtype: d % 32 === 0 ? 'q8_0' : 'f16', shape: matrix },
-      { dtype: d % 32 === 0 ? 'q8_0' : 'f16', shape: matrix },
-      { dtype: 'f32', shape: [nKvHeads, d] },
-    ]);
-    [this.into, this.back, this.weights] = this.tensors;
+    const own = shared ? [] : basesLayout(nKvHeads, d);
+    this.tensors = allocTensors(kernels, [{ dtype: 'f32', shape: [nKvHeads, d] }, ...own]);
+    this.weights = this.tensors[0];
+    this.bases = shared ?? { into: this.tensors[1], back: this.tensors[2] };
+    if (shared) kernels.write(this.weights, this.weightsOf(Array(nKvHeads).fill(evenVariances(d))));
   }
 
   /** @param bases of values as they will be coded, by KV head */
   fit(bases: readonly BalancedBasis[]): void {
-    const { nKvHeads, headDimV: d } = this.shape;
-    const [into, back] = [0, 0].map(() => new Float32Array(nKvHeads * d * d));
-    const weights = new Float32Array(nKvHeads * d);
-    const units = bases.map(({ variances }) =>
-      variances.map((s, c) => Math.sqrt(s) * stepOf[bitsOfField(this.fields, c)]),
-    );
-    bases.forEach(({ keys, queries, variances }, head) => {
-      const costs = variances.map((s, c) => s * units[head][c] ** 2);
+    writeBases(this.kernels, this.bases, bases, this.fields);
+    this.kernels.write(this.weights, this.weightsOf(bases.map(({ variances }) => variances)));
+  }
+
+  /** What squared errors count, the largest of a head 1. */
+  private weightsOf(variances: readonly Float64Array[]): Float32Array {
+    const { headDimV: d } = this.shape;
+    const weights = new Float32Array(variances.length * d);
+    variances.forEach((own, head) => {
+      const costs = own.map((s, c) => s * unitOf(own, this.fields, c) ** 2);
       const most = Math.max(...costs);
-      for (let c = 0; c < d; c++) {
-        weights[head * d + c] = costs[c] / most;
-        for (let i = 0; i < d; i++) {
-          into[(head * d + i) * d + c] = keys[c * d + i] / units[head][c];
-          back[(head * d + c) * d + i] = queries[c * d + i] * units[head][c];
-        }
-      }
+      costs.forEach((cost, c) => (weights[head * d + c] = cost / most));
     });
-    this.writeNumbers(this.into, into);
-    this.writeNumbers(this.back, back);
-    this.kernels.write(this.weights, weights);
+    return weights;
   }
 
   turn(v: Tensor): void {
-    this.kernels.turn(v, this.into);
+    this.kernels.turn(v, this.bases.into);
   }
 
   turnBack(out: Tensor): void {
-    this.kernels.turn(out, this.back);
+    this.kernels.turn(out, this.bases.back);
   }
 
   /** @param u values that were turned */
@@ -107,10 +94,82 @@ export class ValueCoder {
     if (!valueParams) throw new KvError('shape', 'bitplane: the page has no valueParams.');
     this.kernels.storeFields(u, this.weights, values, valueParams, this.fields, slot);
   }
+}
 
-  private writeNumbers(t: Tensor, numbers: Float32Array): void {
-    if (t.dtype === 'f16') this.kernels.write(t, Uint16Array.from(numbers, f32ToF16));
-    else this.kernels.write(bytesOf(t), encode('q8_0', numbers));
+/** T and B of a layer, [nKvHeads, d, d], or one of each for all heads. */
+interface ValueBases {
+  readonly into: Tensor;
+  readonly back: Tensor;
+}
+
+const basesLayout = (heads: number, d: number) => {
+  const dtype = d % 32 === 0 ? ('q8_0' as const) : ('f16' as const);
+  return [0, 0].map(() => ({ dtype, shape: [heads, d, d] }));
+};
+
+const evenVariances = (d: number) => new Float64Array(d).fill(1);
+
+/** What u counts in, in standard deviations times the step of its bits. */
+const unitOf = (variances: Float64Array, fields: FieldCounts, c: number) =>
+  Math.sqrt(variances[c]) * stepOf[bitsOfField(fields, c)];
+
+function writeBases(
+  kernels: Kernels,
+  { into, back }: ValueBases,
+  bases: readonly BalancedBasis[],
+  fields: FieldCounts,
+): void {
+  const [heads, d] = into.shape;
+  const [t, b] = [0, 0].map(() => new Float32Array(heads * d * d));
+  bases.forEach(({ keys, queries, variances }, head) => {
+    for (let c = 0; c < d; c++) {
+      const unit = unitOf(variances, fields, c);
+      for (let i = 0; i < d; i++) {
+        t[(head * d + i) * d + c] = keys[c * d + i] / unit;
+        b[(head * d + c) * d + i] = queries[c * d + i] * unit;
+      }
+    }
+  });
+  for (const [tensor, numbers] of [[into, t] as const, [back, b] as const]) {
+    if (tensor.dtype === 'f16') kernels.write(tensor, Uint16Array.from(numbers, f32ToF16));
+    else kernels.write(bytesOf(tensor), encode('q8_0', numbers));
+  }
+}
+
+/** One random rotation for all layers and heads that have the same width and fields, held once. */
+export class ValueRotations {
+  private readonly made = new Map<string, ValueBases>();
+
+  constructor(
+    private readonly kernels: Kernels,
+    private readonly seed: number,
+  ) {}
+
+  coder(shape: LayerShape, fields: FieldCounts): ValueCoder {
+    const d = shape.headDimV;
+    const key = `${d} ${fields.fours} ${fields.twos}`;
+    let bases = this.made.get(key);
+    if (!bases) {
+      const [into, back] = allocTensors(this.kernels, basesLayout(1, d));
+      bases = { into, back };
+      this.made.set(key, bases);
+      const rotation = randomRotation(d, this.seed);
+      const basis = { keys: rotation, queries: rotation, variances: evenVariances(d) };
+      writeBases(this.kernels, bases, [basis], fields);
+    }
+    return new ValueCoder(this.kernels, shape, fields, bases);
+  }
+
+  private get tensors(): Tensor[] {
+    return [...this.made.values()].flatMap(({ into, back }) => [into, back]);
+  }
+
+  get sizeBytes(): number {
+    return this.tensors.reduce((sum, { buffer }) => sum + buffer.sizeBytes, 0);
+  }
+
+  dispose(): void {
+    for (const { buffer } of this.tensors) this.kernels.free(buffer);
   }
 }
 
