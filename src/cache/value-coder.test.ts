@@ -72,7 +72,7 @@ describe('values in fields', () => {
     'of %i bits lose what the quantizer of a normal variable does',
     (bits) => {
       const rotations = new ValueRotations(kernels, 1);
-    const coder = rotations.coder(shape, evenFields(bits, d));
+      const coder = rotations.coder(shape, evenFields(bits, d));
       const share = lost(
         values(() => 3),
         coder,

@@ -96,7 +96,9 @@ describe('one pass', () => {
 
   test('leaves alone what was finetuned with a seed of its own', async () => {
     const layer = { temperatures: new Float32Array(4).fill(0.5), values: [] };
-    const finetuned = [{ method: 'h1b' as const, name: 'x', bits: 32, seed: 5, layers: [layer, layer] }];
+    const finetuned = [
+      { method: 'h1b' as const, name: 'x', bits: 32, seed: 5, layers: [layer, layer] },
+    ];
     const bytes = adapterBytes({ model: model.hash, text: '', temperatures: [], finetuned });
     const tuned = await forgeModel({}, { adapter: bytes });
     const methods = ['h1b:tuned=x', 'f16:tuned=x'];
