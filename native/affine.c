@@ -1,4 +1,4 @@
-/* Sums of weighted values that are held as affine codes, or in fields, of 2, 3 or 4 bits. */
+/* Sums of weighted values that are held as affine codes of 4 bits, or in fields of 4 and 2. */
 #include "affine.h"
 
 #include "attend.h"
@@ -17,8 +17,8 @@ typedef struct {
 
 /** Codes count from here, so that roundings of the weights cost least. */
 INLINE int32_t middle_code(int32_t bits) { return 1 << (bits - 1); }
-/** Codes in a word: 8 bits, or 12 where codes have 3. */
-INLINE int32_t codes_per_word(int32_t bits) { return bits == 4 ? 2 : 4; }
+/** Codes in a word of 8 bits. */
+INLINE int32_t codes_per_word(int32_t bits) { return 8 / bits; }
 
 /**
  * For `rows` <= 4 rows, whose sums over lanes are made side by side.
@@ -141,10 +141,7 @@ static int32_t gather(const uint32_t *positions, int32_t groups, const uint8_t *
 
 /** Where the codes of rows are. */
 typedef struct {
-  size_t row_bytes;
-  size_t words;       /* of a row */
-  size_t high;        /* 3 bits: bytes from the low 8 bits of words to where their high 4 bits are */
-  int32_t high_shift; /* 0 or 4: in which nibble */
+  size_t row_bytes, words; /* of a row */
 } Layout;
 
 /**
@@ -170,8 +167,6 @@ INLINE void add_words(const Quantized *weights, int32_t rows, const uint8_t *cod
     const uint8_t *partner = k + 1 < positions ? codes + l->row_bytes : codes;
     i16xw pairs[2];
     if (bits == 4) pair_words(codes, partner, width, pairs);
-    else if (bits == 3)
-      pairs[0] = pair_long_words(codes, partner, l->high, l->high_shift, width);
     else pairs[0] = pair_few_words(codes, partner, width);
     UNROLL
     for (int32_t v = 0; v < vectors; v++) {
@@ -212,19 +207,12 @@ INLINE void add_rows(const Quantized *weights, int32_t rows, const uint8_t *code
                      int32_t bits, float *sums, size_t stride) {
   const int32_t step = 4 * WIDE / codes_per_word(bits);
   Layout l = {.row_bytes = row_bytes, .words = dim / (size_t)codes_per_word(bits)};
-  // The high bits of the words of a row's second half are in other nibbles of the same bytes.
-  size_t parts = bits == 3 ? 2 : 1, end = 0;
-  for (size_t part = 0; part < parts; part++) {
-    size_t w = end;
-    end += l.words / parts;
-    l.high = part ? l.words / 2 : l.words;
-    l.high_shift = part ? 4 : 0;
-    for (; w + (size_t)step <= end; w += (size_t)step)
-      add_words(weights, rows, codes + w, ahead + w, &l, positions, step, bits, sums + w, stride);
-    if (w < end)
-      add_words(weights, rows, codes + w, ahead + w, &l, positions, (int32_t)(end - w), bits,
-                sums + w, stride);
-  }
+  size_t w = 0;
+  for (; w + (size_t)step <= l.words; w += (size_t)step)
+    add_words(weights, rows, codes + w, ahead + w, &l, positions, step, bits, sums + w, stride);
+  if (w < l.words)
+    add_words(weights, rows, codes + w, ahead + w, &l, positions, (int32_t)(l.words - w), bits,
+              sums + w, stride);
 }
 
 /* Functions of their own: V8 allots registers badly in large ones. */
@@ -237,10 +225,8 @@ INLINE void add_rows(const Quantized *weights, int32_t rows, const uint8_t *code
   }
 
 DEFINE_ADD_ROWS(add_row2, 1, 2)
-DEFINE_ADD_ROWS(add_row3, 1, 3)
 DEFINE_ADD_ROWS(add_row4, 1, 4)
 DEFINE_ADD_ROWS(add_triple2, TRIPLE, 2)
-DEFINE_ADD_ROWS(add_triple3, TRIPLE, 3)
 DEFINE_ADD_ROWS(add_triple4, TRIPLE, 4)
 
 /**
@@ -297,15 +283,12 @@ __attribute__((noinline)) static void add_fours_of_rows(const Quantized *weights
 static void add_triple(const Quantized *weights, const uint8_t *codes, const uint8_t *ahead,
                        size_t row_bytes, int32_t positions, Fields f, float *sums, size_t stride) {
   if (f.bits == 2) add_triple2(weights, codes, ahead, row_bytes, positions, f.dim, sums, stride);
-  else if (f.bits == 3)
-    add_triple3(weights, codes, ahead, row_bytes, positions, f.dim, sums, stride);
   else add_triple4(weights, codes, ahead, row_bytes, positions, f.dim, sums, stride);
 }
 
 static void add_row(const Quantized *weights, const uint8_t *codes, const uint8_t *ahead,
                     size_t row_bytes, int32_t positions, Fields f, float *sums, size_t stride) {
   if (f.bits == 2) add_row2(weights, codes, ahead, row_bytes, positions, f.dim, sums, stride);
-  else if (f.bits == 3) add_row3(weights, codes, ahead, row_bytes, positions, f.dim, sums, stride);
   else add_row4(weights, codes, ahead, row_bytes, positions, f.dim, sums, stride);
 }
 

@@ -1,4 +1,4 @@
-/* Values as affine codes or in fields of 2, 3 or 4 bits; see ValueForm in src/kernels/kernels.ts. */
+/* Values as affine codes of 4 bits, or in fields of 4 and 2; see ValueForm in src/kernels/kernels.ts. */
 #pragma once
 
 #include <stddef.h>

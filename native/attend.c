@@ -22,7 +22,7 @@ enum {
 
 /* Numbered as in src/kernels/compiled-kernels.ts. */
 enum { KEYS_F32 = 0, KEYS_F16 = 1, KEYS_SKETCH = 2, KEYS_CODES = 3 };
-enum { VALUES_F32 = 0, VALUES_F16 = 1, VALUES_AFFINE2 = 2, VALUES_AFFINE3, VALUES_AFFINE4, VALUES_FIELDS };
+enum { VALUES_F32 = 0, VALUES_F16 = 1, VALUES_AFFINE = 2, VALUES_FIELDS = 3 };
 
 typedef struct {
   const void *keys;           /* [kv_heads, page_length, ...] */
@@ -449,7 +449,7 @@ static void accumulate_float(Block *b, const Segment *s, const Page *page, int32
 }
 
 static size_t value_row_bytes(const Block *b, const Segment *s) {
-  static const uint8_t bits[] = {32, 16, 2, 3, 4};
+  static const uint8_t bits[] = {32, 16, 4};
   if (s->value_form == VALUES_FIELDS) return (size_t)(s->fours / 2 + s->twos / 4);
   return (size_t)b->shape->value_dim * bits[s->value_form] / 8;
 }
@@ -461,7 +461,7 @@ static void accumulate_affine(Block *b, const Segment *s, const Page *page, int3
                          .ahead = b->ahead.values,
                          .ahead_params = b->ahead.params};
   if (values.has_minimum) {
-    values.fields[0] = (Fields){(size_t)b->shape->value_dim, s->value_form - VALUES_AFFINE2 + 2};
+    values.fields[0] = (Fields){(size_t)b->shape->value_dim, 4};
   } else {
     values.fields[s->fours > 0] = (Fields){(size_t)s->twos, 2};
     if (s->fours > 0) values.fields[0] = (Fields){(size_t)s->fours, 4};
@@ -476,7 +476,7 @@ static void accumulate_affine(Block *b, const Segment *s, const Page *page, int3
 
 typedef void (*Accumulate)(Block *, const Segment *, const Page *, int32_t slot, int32_t count);
 static const Accumulate accumulate[] = {accumulate_float, accumulate_float, accumulate_affine,
-                                        accumulate_affine, accumulate_affine, accumulate_affine};
+                                        accumulate_affine};
 
 /* --- blocks and splits ------------------------------------------------------------------------ */
 

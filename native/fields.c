@@ -104,7 +104,7 @@ INLINE void pack_fields(const float *u, size_t words, float scale, int32_t bits,
     size_t some = words - w < LANES ? words - w : LANES;
     i32x4 word = splat_i32(0);
     for (size_t k = 0; k < (size_t)(8 / bits); k++)
-      word |= to_i32(field_codes(load_row(u + w + k * words, some, 0), scale, bits))
+      word |= to_i32(field_codes(load_row(u + w + k * words, some), scale, bits))
               << (int32_t)k * bits;
     for (size_t i = 0; i < some; i++) out[w + i] = (uint8_t)word[i];
   }

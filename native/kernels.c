@@ -33,7 +33,7 @@ CALL(store_codes) {
 }
 CALL(query_tables) { return query_tables(AT(0), a[1], a[2], a[3], AT(4), AT(5), AT(6)); }
 CALL(store_affine) {
-  return store_affine(AT(0), a[1], a[2], a[3], AT(4), AT(5), a[6], a[7], a[8], a[9]);
+  return store_affine(AT(0), a[1], a[2], a[3], AT(4), AT(5), a[6], a[7]);
 }
 CALL(turn) { return turn(AT(0), a[1], a[2], a[3], AT(4), a[5], a[6]); }
 CALL(store_fields) {
@@ -57,7 +57,7 @@ const Export TARGET[N_EXPORTS] = {
     ROW(store_sketch, 10),
     ROW(store_codes, 10),
     ROW(query_tables, 7),
-    ROW(store_affine, 10),
+    ROW(store_affine, 8),
     ROW(turn, 7),
     ROW(store_fields, 11),
     ROW(attend_scratch_bytes, 4),

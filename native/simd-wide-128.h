@@ -113,15 +113,6 @@ INLINE i16xw pair_few_words(const uint8_t *a, const uint8_t *b, int32_t count) {
   return widen_low_bytes(interleave_low_bytes(load_some_bytes(a, count), load_some_bytes(b, count)));
 }
 
-/** The same of words of 12 bits, whose high 4 are `high` bytes further, from bit `shift` up. */
-INLINE i16xw pair_long_words(const uint8_t *a, const uint8_t *b, size_t high, int32_t shift,
-                             int32_t count) {
-  i16x8 low = interleave_low_bytes(load_some_bytes(a, count), load_some_bytes(b, count));
-  i16x8 both =
-      interleave_low_bytes(load_some_bytes(a + high, count), load_some_bytes(b + high, count));
-  return interleave_low_bytes(low, shift ? high_nibbles(both) : low_nibbles(both));
-}
-
 /* --- keys as codes: 32 keys of a block at once ------------------------------------------------ */
 
 enum { GROUPS_AT_ONCE = 1 };

@@ -157,14 +157,6 @@ INLINE void pair_words(const uint8_t *a, const uint8_t *b, int32_t count, i16xw 
   out[1] = pair_few_words(a + WIDE, b + WIDE, count - few);
 }
 
-INLINE i16xw pair_long_words(const uint8_t *a, const uint8_t *b, size_t high, int32_t shift,
-                             int32_t count) {
-  __m256i nibbles = byte_pairs(a + high, b + high, count);
-  nibbles = shift ? _mm256_slli_epi16(nibbles, 4) : _mm256_slli_epi16(nibbles, 8);
-  nibbles = _mm256_and_si256(nibbles, _mm256_set1_epi16(0x0f00));
-  return (i16xw)_mm256_or_si256(nibbles, byte_pairs(a, b, count));
-}
-
 /* --- keys as codes ---------------------------------------------------------------------------- */
 
 enum { GROUPS_AT_ONCE = 4 };

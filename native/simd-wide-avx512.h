@@ -208,14 +208,6 @@ INLINE void pair_words(const uint8_t *a, const uint8_t *b, int32_t count, i16xw 
   out[1] = pair_few_words(a + WIDE, b + WIDE, count - few);
 }
 
-INLINE i16xw pair_long_words(const uint8_t *a, const uint8_t *b, size_t high, int32_t shift,
-                             int32_t count) {
-  __m512i nibbles = byte_pairs(bytes_of_two(a + high, b + high, count));
-  nibbles = shift ? _mm512_slli_epi32(nibbles, 4) : _mm512_slli_epi32(nibbles, 8);
-  nibbles = _mm512_and_si512(nibbles, _mm512_set1_epi16(0x0f00));
-  return (i16xw)_mm512_or_si512(nibbles, byte_pairs(bytes_of_two(a, b, count)));
-}
-
 enum { ADDS_FOURS = 1 };
 
 /** Byte 16 j + i of four times 16 bytes as byte j of lane i. */

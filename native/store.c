@@ -96,117 +96,73 @@ static uint16_t half_above(float x) { return half_below(-x) ^ 0x8000; }
 typedef struct {
   uint16_t minimum_bits, step_bits;
   float minimum, step;
-  float largest; /* code */
 } Affine;
 
-/** Codes for values of [low, high], rounded outwards to f16. */
-static Affine affine_over(float low, float high, int32_t bits) {
-  Affine a = {.minimum_bits = half_below(low), .largest = (float)((1 << bits) - 1)};
+/** The range of a row, rounded outwards to f16. */
+static Affine affine_of_row(const float *x, size_t d) {
+  float low = x[0], high = x[0];
+  for (size_t c = 1; c < d; c++) {
+    low = x[c] < low ? x[c] : low;
+    high = x[c] > high ? x[c] : high;
+  }
+  Affine a = {.minimum_bits = half_below(low)};
   a.minimum = half_value(a.minimum_bits);
-  a.step_bits = half_above((high - a.minimum) / a.largest);
+  a.step_bits = half_above((high - a.minimum) / 15);
   a.step = half_value(a.step_bits);
   return a;
 }
 
 INLINE f32x4 affine_codes(f32x4 x, const Affine *a) {
   // A step of zero has codes of zero.
-  f32x4 step = splat(a->step == 0 ? 1 : a->step), largest = splat(a->step == 0 ? 0 : a->largest);
+  f32x4 step = splat(a->step == 0 ? 1 : a->step), largest = splat(a->step == 0 ? 0 : 15);
   f32x4 code = floor_f32((x - splat(a->minimum)) / step + splat(0.5f));
   return min_f32(largest, max_f32(splat(0), code));
 }
 
-/** The first `count` <= LANES of a row; `rest` in the other lanes. */
-INLINE f32x4 load_row(const float *x, size_t count, float rest) {
-  if (count >= LANES) return load_f32x4(x);
-  f32x4 v = splat(rest);
-  for (size_t i = 0; i < count; i++) v[i] = x[i];
-  return v;
+/** The first `count` <= LANES of a row; 0 in the other lanes. */
+INLINE f32x4 load_row(const float *x, size_t count) {
+  return count >= LANES ? load_f32x4(x) : load_some_f32(x, count);
 }
 
-static float squared_error(const float *x, size_t d, const Affine *a) {
-  NO_FUSING // a fused sum would differ from other backends'
-  f32x4 sum = splat(0);
-  for (size_t c = 0; c < d; c += LANES) {
-    f32x4 v = load_row(x + c, d - c, a->minimum);
-    f32x4 error = splat(a->minimum) + splat(a->step) * affine_codes(v, a) - v;
-    sum += error * error;
-  }
-  return sum_f32(sum);
-}
-
-/** The range of a row, or where it pays the range moved towards the mean. */
-static Affine affine_of_row(const float *x, size_t d, int32_t bits, int32_t clip) {
-  NO_FUSING
-  float low = x[0], high = x[0];
-  for (size_t c = 1; c < d; c++) {
-    low = x[c] < low ? x[c] : low;
-    high = x[c] > high ? x[c] : high;
-  }
-  Affine best = affine_over(low, high, bits);
-  if (!clip) return best;
-  f32x4 sum = splat(0);
-  for (size_t c = 0; c < d; c += LANES) sum += load_row(x + c, d - c, 0);
-  float mean = sum_f32(sum) / (float)d, least = squared_error(x, d, &best);
-  mean = mean < low ? low : mean > high ? high : mean;
-  for (int32_t twentieths = 19; twentieths >= 10; twentieths--) {
-    float factor = (float)twentieths / 20;
-    float from = mean + factor * (low - mean), to = mean + factor * (high - mean);
-    Affine a = affine_over(from < low ? low : from, to > high ? high : to, bits);
-    float error = squared_error(x, d, &a);
-    if (error < least) best = a, least = error;
-  }
-  return best;
-}
-
-/** A row of words as ValueForm says. @param out u8 [d bits / 8] */
-INLINE void pack_row(const float *x, size_t d, const Affine *a, int32_t bits, uint8_t *out) {
-  size_t per_word = bits == 4 ? 2 : 4, words = d / per_word;
-  if (bits == 3) __builtin_memset(out + words, 0, words / 2);
+/** A row of words as ValueForm says. @param out u8 [d / 2] */
+INLINE void pack_row(const float *x, size_t d, const Affine *a, uint8_t *out) {
+  size_t words = d / 2;
   for (size_t w = 0; w < words; w += LANES) {
-    i32x4 four = splat_i32(0);
     size_t some = words - w < LANES ? words - w : LANES;
-    for (size_t k = 0; k < per_word; k++)
-      four |= to_i32(affine_codes(load_row(x + w + k * words, some, 0), a)) << (int32_t)k * bits;
-    for (size_t i = 0; i < some; i++) {
-      out[w + i] = (uint8_t)four[i];
-      if (bits != 3) continue;
-      size_t half = words / 2, second = w + i >= half;
-      out[words + w + i - (second ? half : 0)] |= (uint8_t)(four[i] >> 8 << (second ? 4 : 0));
-    }
+    i32x4 word = to_i32(affine_codes(load_row(x + w, some), a)) |
+                 to_i32(affine_codes(load_row(x + w + words, some), a)) << 4;
+    for (size_t i = 0; i < some; i++) out[w + i] = (uint8_t)word[i];
   }
 }
 
 typedef struct {
   const float *x; /* f32 [n, heads, d] */
   size_t heads, d;
-  uint8_t *codes;   /* u8 [heads, page_length, d bits / 8] */
+  uint8_t *codes;   /* u8 [heads, page_length, d / 2] */
   uint16_t *params; /* f16 [heads, page_length, 2] */
   size_t page_length, slot;
-  int32_t bits, clip;
 } AffineRows;
 
 /** All heads of one position. */
 static void affine_task(void *context, int32_t position, int32_t worker) {
   (void)worker;
   const AffineRows *s = context;
-  size_t row_bytes = s->d * (size_t)s->bits / 8;
   for (size_t h = 0; h < s->heads; h++) {
     const float *x = s->x + ((size_t)position * s->heads + h) * s->d;
     size_t at = h * s->page_length + s->slot + (size_t)position;
-    Affine a = affine_of_row(x, s->d, s->bits, s->clip);
+    Affine a = affine_of_row(x, s->d);
     s->params[2 * at] = a.minimum_bits;
     s->params[2 * at + 1] = a.step_bits;
-    pack_row(x, s->d, &a, s->bits, s->codes + at * row_bytes);
+    pack_row(x, s->d, &a, s->codes + at * (s->d / 2));
   }
 }
 
 EXPORT(store_affine)
 int32_t store_affine(const float *x, size_t n, size_t heads, size_t d, uint8_t *codes,
-                     uint16_t *params, size_t page_length, int32_t bits, size_t slot,
-                     int32_t clip) {
+                     uint16_t *params, size_t page_length, size_t slot) {
   if (!is_finite(x, n * heads * d)) return NOT_FINITE;
   if (max_magnitude(x, n * heads * d) > 65504) return OUT_OF_RANGE;
-  AffineRows s = {x, heads, d, codes, params, page_length, slot, bits, clip};
+  AffineRows s = {x, heads, d, codes, params, page_length, slot};
   parallel_for((int32_t)n, affine_task, &s);
   return pool_failed() ? WORKER_DIED : OK;
 }

@@ -157,6 +157,12 @@ static void check_elementwise(void) {
   CALL_BOTH("", x, size, 0, "swiglu", P(x), P(y), 4095);
 }
 
+typedef struct {
+  int32_t fours, twos;
+} FieldCase;
+static const FieldCase no_fields = {0, 0};
+static const FieldCase field_cases[] = {{24, 32}, {0, DIM}, {16, 8}};
+
 /** Stores keys and values in every form; attention over what was stored, in every pair of forms. */
 static void check_stores_and_attention(void) {
   float *x = floats(LENGTH * KV_HEADS * DIM), *q = floats(LENGTH * HEADS * DIM);
@@ -174,7 +180,16 @@ static void check_stores_and_attention(void) {
         .levels_dtype = level_types[i], .heads = KV_HEADS, .groups = GROUPS,
     };
   const int32_t lengths[PAGES] = {PAGE, PAGE, LENGTH - 2 * PAGE};
-  Page keys[4][PAGES] = {0}, values[5][PAGES] = {0};
+  Page keys[4][PAGES] = {0}, values[6][PAGES] = {0};
+  float *weights_of_fields = floats(KV_HEADS * DIM);
+  for (size_t i = 0; i < KV_HEADS * DIM; i++)
+    weights_of_fields[i] *= weights_of_fields[i];
+  for (size_t i = 0; i < 3; i++) {
+    float *turned = floats(LENGTH * HEADS * DIM);
+    CALL_BOTH(names[matrix_types[i]], turned, (size_t)(LENGTH * HEADS * DIM) * 4, 0, "turn", P(turned),
+              LENGTH, HEADS, DIM, P(weights(matrix_types[i], KV_HEADS * DIM, DIM)), matrix_types[i],
+              KV_HEADS);
+  }
   for (int32_t p = 0; p < PAGES; p++, x += PAGE * KV_HEADS * DIM) {
     int32_t n = lengths[p];
     for (int32_t form = KEYS_F32; form <= KEYS_F16; form++) {
@@ -198,14 +213,21 @@ static void check_stores_and_attention(void) {
         CALL_BOTH(names[matrix_types[i]], codes, size + KV_HEADS * PAGE * 2, 1, "store_codes", P(x), n,
                   KV_HEADS, DIM, P(&codec), 1.5, P(codes), PAGE / BLOCK_KEYS, P(scales), 0);
       }
-    for (int32_t bits = 2; bits <= 4; bits++) {
-      size = (size_t)KV_HEADS * PAGE * DIM * (size_t)bits / 8;
-      uint8_t *affine = memory(size + KV_HEADS * PAGE * 4);
-      uint16_t *params = (uint16_t *)(affine + size);
-      values[bits][p].values = affine, values[bits][p].params = params;
-      for (int32_t clip = 0; clip < 2; clip++)
-        CALL_BOTH(clip ? "clipped" : "whole", affine, size + KV_HEADS * PAGE * 4, 1, "store_affine",
-                  P(x), n, KV_HEADS, DIM, P(affine), P(params), PAGE, bits, 0, clip);
+    size = (size_t)KV_HEADS * PAGE * DIM / 2;
+    uint8_t *affine = memory(size + KV_HEADS * PAGE * 4);
+    uint16_t *params = (uint16_t *)(affine + size);
+    values[VALUES_AFFINE][p].values = affine, values[VALUES_AFFINE][p].params = params;
+    CALL_BOTH("", affine, size + KV_HEADS * PAGE * 4, 1, "store_affine", P(x), n, KV_HEADS, DIM,
+              P(affine), P(params), PAGE, 0);
+    for (int32_t i = 0; i < 3; i++) {
+      const FieldCase *f = field_cases + i;
+      size = (size_t)(KV_HEADS * PAGE * (f->fours / 2 + f->twos / 4));
+      uint8_t *fields = memory(size + KV_HEADS * PAGE * 2);
+      uint16_t *field_scales = (uint16_t *)(fields + size);
+      values[VALUES_FIELDS + i][p].values = fields;
+      values[VALUES_FIELDS + i][p].params = field_scales;
+      CALL_BOTH("", fields, size + KV_HEADS * PAGE * 2, 1, "store_fields", P(x), n, KV_HEADS, DIM,
+                P(weights_of_fields), P(fields), P(field_scales), PAGE, 0, f->fours, f->twos);
     }
   }
 
@@ -223,7 +245,8 @@ static void check_stores_and_attention(void) {
       CALL_BOTH(names[matrix_types[t]], tables, table_size + (size_t)(HEADS * n) * 4, 1, "query_tables",
                 P(q), n, HEADS, DIM, P(&codecs[t]), P(tables), P(table_scales));
     for (int32_t k = 0; k < 4; k++) {
-      for (int32_t v = 0; v < 5; v++) {
+      for (int32_t v = 0; v < 6; v++) {
+        const FieldCase *f = v < VALUES_FIELDS ? &no_fields : field_cases + v - VALUES_FIELDS;
         Page both[PAGES];
         for (size_t p = 0; p < PAGES; p++) {
           both[p] = keys[k][p];
@@ -232,7 +255,8 @@ static void check_stores_and_attention(void) {
         Segment segment = {
             .query = k == KEYS_CODES ? (void *)tables : k == KEYS_SKETCH ? (void *)sketches : (void *)q,
             .query_scales = table_scales, .scale = scale, .pages = both,
-            .key_form = k, .value_form = v, .page_length = PAGE, .first = 0, .length = LENGTH,
+            .key_form = k, .value_form = v < VALUES_FIELDS ? v : VALUES_FIELDS,
+            .fours = f->fours, .twos = f->twos, .page_length = PAGE, .first = 0, .length = LENGTH,
             .min_distance = 0, .max_distance = INT32_MAX,
             .words = k == KEYS_SKETCH ? WORDS : GROUPS,
         };

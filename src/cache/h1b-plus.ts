@@ -23,7 +23,7 @@ export const create: CacheMethod['create'] = (spec, shapes, kernels) => {
   expectSettings(spec, ['b', 'seed']);
   const bits = wholeSetting(spec, 'b', 256, { min: 32, max: 1024, step: 32 });
   const seed = wholeSetting(spec, 'seed', 0, { min: 0, max: 65535 });
-  for (const shape of shapes) expectAffine(spec.name, shape, 4);
+  for (const shape of shapes) expectAffine(spec.name, shape);
   const nibbles = bits / 4;
   const mostKvHeads = Math.max(...shapes.map(({ nKvHeads }) => nKvHeads));
 
@@ -75,7 +75,7 @@ export const create: CacheMethod['create'] = (spec, shapes, kernels) => {
     store: (layer, page, slot, k, v) => {
       if (!page.valueParams) throw new KvError('shape', 'h1b+: the page has no valueParams.');
       kernels.storeCodes(k, codecs[layer], page.keys, page.keyScales, slot);
-      kernels.storeAffine(v, page.values, page.valueParams, 4, slot, { clip: false });
+      kernels.storeAffine(v, page.values, page.valueParams, slot);
     },
     read: (layer, q) => {
       const query = scratch.tables(q.shape[0], shapes[layer].nHeads, nibbles);

@@ -136,7 +136,7 @@ describe('the stored values', () => {
     kernels.write(x, values);
     const codes = allocTensor(kernels, 'u8', [1, n, dim / 2]);
     const params = allocTensor(kernels, 'f16', [1, n, 2]);
-    kernels.storeAffine(x, codes, params, 4, 0, { clip: false });
+    kernels.storeAffine(x, codes, params, 0);
     const [nibbles, minStep] = [kernels.view(codes), kernels.view(params)];
     values.forEach((value, at) => {
       const [i, c] = [Math.floor(at / dim), at % dim];

@@ -45,7 +45,7 @@ export const create: CacheMethod['create'] = (spec, shapes, kernels, adapter) =>
     () => `cache "h1b": tuned=${tuned?.name} was made with r=gaussian. Leave out r.`,
   );
   const draw = kind === 'gaussian' ? gaussianProjection : orthogonalProjection;
-  for (const shape of shapes) expectAffine(spec.name, shape, 4);
+  for (const shape of shapes) expectAffine(spec.name, shape);
   const { label, temperatures, byNorm } = tuned
     ? {
         label: tuned.name,
@@ -89,7 +89,7 @@ export const create: CacheMethod['create'] = (spec, shapes, kernels, adapter) =>
     store: (layer, page, slot, k, v) => {
       if (!page.valueParams) throw new KvError('shape', 'h1b: the page has no valueParams.');
       kernels.storeSketch(k, projections[layer], page.keys, slot);
-      kernels.storeAffine(v, page.values, page.valueParams, 4, slot, { clip: false });
+      kernels.storeAffine(v, page.values, page.valueParams, slot);
     },
     read: (layer, q) => {
       const query = querySketches.sketch(q, projections[layer]);

@@ -77,7 +77,7 @@ function affineCodec(bits: KiviBits, pageElements: number, groups: readonly Grou
       groups.forEach(({ first, stride, length, slot }, g) => {
         if (slot !== undefined && (slot < slots.first || slot >= slots.end)) return;
         const x = Float32Array.from({ length }, (_, i) => page[first + i * stride]);
-        const group = quantizeAffine(x, bits, false);
+        const group = quantizeAffine(x, bits);
         scales.set([group.minimum, group.step], 2 * g);
         group.codes.forEach((code, i) => setCode(codes, first + i * stride, bits, code));
       });

@@ -103,7 +103,7 @@ export function borrowingCodec(
           const x = rowOf(page, h * blockLength + slot);
           for (let g = 0; g < groups; g++) {
             const from = g * groupLength;
-            const group = quantizeAffine(x.subarray(from, from + groupLength), bits, false);
+            const group = quantizeAffine(x.subarray(from, from + groupLength), bits);
             scales.set([group.minimum, group.step], groupsAt + 2 * (kept * groups + g));
             group.codes.forEach((code, i) => setCode(codes, kept * d + from + i, bits, code));
           }

@@ -1,9 +1,7 @@
 /** The shape checks of every kernel, shared by all backends, so that all refuse the same calls. */
 import { ensure, KvError } from '../errors/errors.ts';
-import { affineBits, affineMultiple } from './affine.ts';
 import { fieldBytes, fieldMultiple } from './fields.ts';
 import type {
-  AffineBits,
   AttendShape,
   Codec,
   FieldCounts,
@@ -144,16 +142,15 @@ export const check = {
     expectTensor('queryTables', 'scales', scales, 'f32', [nHeads, n]);
   },
 
-  storeAffine(x: Tensor, codes: Tensor, params: Tensor, bits: AffineBits, slot: number): void {
+  storeAffine(x: Tensor, codes: Tensor, params: Tensor, slot: number): void {
     expectTensor('storeAffine', 'x', x, 'f32', [-1, -1, -1]);
     const [, heads, d] = x.shape;
     ensure(
-      d % affineMultiple(bits) === 0,
+      d % 2 === 0,
       'shape',
-      () =>
-        `storeAffine: head dimension ${d}; for ${bits} bits it must be a multiple of ${affineMultiple(bits)}.`,
+      () => `storeAffine: head dimension ${d}; two codes are a byte, so it must be even.`,
     );
-    expectTensor('storeAffine', 'codes', codes, 'u8', [heads, -1, (d * bits) / 8]);
+    expectTensor('storeAffine', 'codes', codes, 'u8', [heads, -1, d / 2]);
     expectTensor('storeAffine', 'params', params, 'f16', [heads, codes.shape[1], 2]);
     slots('storeAffine', x, codes.shape[1], slot);
   },
@@ -263,7 +260,6 @@ function expectKeys(segment: Segment, shape: AttendShape, page: Page | undefined
 function expectValues(segment: Segment, shape: AttendShape, page: Page): void {
   const { nKvHeads, headDimV } = shape;
   const { valueForm, pageLength } = segment;
-  const bits = affineBits(valueForm);
   if (valueForm === 'fields') {
     const { fields } = segment;
     if (!fields) throw new KvError('shape', 'attend: a segment of fields does not say how many.');
@@ -275,17 +271,16 @@ function expectValues(segment: Segment, shape: AttendShape, page: Page): void {
     const scales = [nKvHeads, pageLength];
     return expectTensor('attend', 'page valueParams', page.valueParams, 'f16', scales);
   }
-  if (!bits) {
+  if (valueForm !== 'affine4') {
     const values = [nKvHeads, pageLength, headDimV];
     return expectTensor('attend', 'page values', page.values, valueForm as DType, values);
   }
   ensure(
-    headDimV % affineMultiple(bits) === 0,
+    headDimV % 2 === 0,
     'shape',
-    () =>
-      `attend: values of dimension ${headDimV}; for ${valueForm} it must be a multiple of ${affineMultiple(bits)}.`,
+    () => `attend: values of dimension ${headDimV}; for ${valueForm} it must be even.`,
   );
-  const codes = [nKvHeads, pageLength, (headDimV * bits) / 8];
+  const codes = [nKvHeads, pageLength, headDimV / 2];
   expectTensor('attend', 'page values', page.values, 'u8', codes);
   if (!page.valueParams)
     throw new KvError('shape', `attend: a page of ${valueForm} has no valueParams.`);

@@ -2,7 +2,6 @@ import { ensure, KvError } from '../errors/errors.ts';
 import { Scratch, StructWriter } from './call-memory.ts';
 import { check, checkAttend } from './check.ts';
 import type {
-  AffineBits,
   AttendShape,
   Codec,
   FieldCounts,
@@ -22,7 +21,7 @@ import { elementCount, weightDTypes } from '../math/dtype.ts';
 /** Weights are numbered as in native/elementwise.h, forms as in native/attend.c. */
 const dtypeCodes = Object.fromEntries(weightDTypes.map((dtype, code) => [dtype, code]));
 const keyFormCodes = { f32: 0, f16: 1, sketch: 2, codes: 3 } as const;
-const valueFormCodes = { f32: 0, f16: 1, affine2: 2, affine3: 3, affine4: 4, fields: 5 } as const;
+const valueFormCodes = { f32: 0, f16: 1, affine4: 2, fields: 3 } as const;
 /** As in native/codes.c. */
 const scaleRuleCodes = { unbiased: 0, 'least-squares': 1, norm: 2, none: 3 } as const;
 const status = { notFinite: 1, outOfRange: 2, workerDied: 3 } as const;
@@ -203,17 +202,10 @@ export class CompiledKernels implements Kernels {
     this.refuse('queryTables', result, q);
   }
 
-  storeAffine(
-    x: Tensor,
-    codes: Tensor,
-    params: Tensor,
-    bits: AffineBits,
-    slot: number,
-    { clip }: { readonly clip: boolean },
-  ): void {
-    check.storeAffine(x, codes, params, bits, slot);
+  storeAffine(x: Tensor, codes: Tensor, params: Tensor, slot: number): void {
+    check.storeAffine(x, codes, params, slot);
     const [n, heads, d] = x.shape;
-    const target = [this.at(codes), this.at(params), codes.shape[1], bits, slot, clip ? 1 : 0];
+    const target = [this.at(codes), this.at(params), codes.shape[1], slot];
     this.refuse('storeAffine', this.c.store_affine(this.at(x), n, heads, d, ...target), x);
   }
 

@@ -10,10 +10,9 @@ import {
 } from '../math/dtype.ts';
 import { encode, type EncodableDType } from '../math/blocks.ts';
 import { Random } from '../math/random.ts';
-import { affineBits, unpackAffine } from './affine.ts';
+import { unpackAffine } from './affine.ts';
 import { fieldBytes } from './fields.ts';
 import type {
-  AffineBits,
   AttendShape,
   Codec,
   FieldCounts,
@@ -57,7 +56,7 @@ const affineBound = 2e-4;
  * Weights of 2-bit values may be integers of 8 bits, against codes of at most 2 steps from their middle:
  * over 2,400 such shapes the largest error was 1.9e-3 (median 3e-4).
  */
-const affine2Bound = 6e-3;
+const twoBitBound = 6e-3;
 
 /** Logits of codes: an exact sum and three roundings, relative. */
 const codesBound = 1e-5;
@@ -242,7 +241,6 @@ export function segmentsOf(w: Workspace, c: AttendCase, seed: number): Segment[]
       return c.unscaled ? codes : { ...codes, keyScales: w.put('f16', [nKvHeads, P], scales) };
     };
     const values = () => {
-      const bits = affineBits(s.valueForm);
       if (s.fields) {
         const shape = [nKvHeads, P, fieldBytes(s.fields)];
         const scales = Uint16Array.from({ length: nKvHeads * P }, () =>
@@ -253,8 +251,9 @@ export function segmentsOf(w: Workspace, c: AttendCase, seed: number): Segment[]
           valueParams: w.put('f16', [nKvHeads, P], scales),
         };
       }
-      if (!bits) return { values: rowsOf(s.valueForm as 'f32' | 'f16', headDimV) };
-      const shape = [nKvHeads, P, (headDimV * bits) / 8];
+      if (s.valueForm === 'f32' || s.valueForm === 'f16')
+        return { values: rowsOf(s.valueForm, headDimV) };
+      const shape = [nKvHeads, P, headDimV / 2];
       return {
         values: w.put('u8', shape, bytes(random, elementCount(shape))),
         valueParams: w.put('f16', [nKvHeads, P, 2], affineParams(random, nKvHeads * P)),
@@ -396,19 +395,19 @@ export const attendCases: Readonly<Record<string, AttendCase>> = {
       },
     ],
   },
-  'codes and affine2, more than one split': {
+  'codes and fields of 2 bits, more than one split': {
     shape: { n: 1, start: 2499, nHeads: 9, nKvHeads: 3, headDimK: 64, headDimV: 64 },
     pageLength: 128,
     sketchWords: 1,
     codeGroups: 16,
-    segments: [{ keyForm: 'codes', valueForm: 'affine2', first: 0, length: 2500, ...everywhere }],
+    segments: [{ keyForm: 'codes', ...fieldsOf(0, 64), first: 0, length: 2500, ...everywhere }],
   },
-  'codes and affine3, prefill of several blocks': {
+  'codes and fields, prefill of several blocks': {
     shape: { n: 33, start: 70, nHeads: 4, nKvHeads: 2, headDimK: 80, headDimV: 80 },
     pageLength: 32,
     sketchWords: 1,
     codeGroups: 20,
-    segments: [{ keyForm: 'codes', valueForm: 'affine3', first: 0, length: 103, ...everywhere }],
+    segments: [{ keyForm: 'codes', ...fieldsOf(40, 32), first: 0, length: 103, ...everywhere }],
   },
   'codes without scales beside an exact window': {
     shape: { n: 5, start: 300, nHeads: 7, nKvHeads: 1, headDimK: 128, headDimV: 128 },
@@ -420,7 +419,7 @@ export const attendCases: Readonly<Record<string, AttendCase>> = {
       { keyForm: 'f16', valueForm: 'f16', first: 270, length: 35, minDistance: 0, maxDistance: 20 },
       {
         keyForm: 'codes',
-        valueForm: 'affine3',
+        ...fieldsOf(56, 40),
         first: 1,
         length: 283,
         minDistance: 21,
@@ -428,7 +427,7 @@ export const attendCases: Readonly<Record<string, AttendCase>> = {
       },
     ],
   },
-  'one group of codes, affine values that fill no vector': {
+  'one group of codes, fields that fill no vector': {
     shape: { n: 3, start: 45, nHeads: 3, nKvHeads: 1, headDimK: 6, headDimV: 24 },
     pageLength: 32,
     sketchWords: 1,
@@ -437,20 +436,13 @@ export const attendCases: Readonly<Record<string, AttendCase>> = {
       { keyForm: 'codes', valueForm: 'f16', first: 40, length: 8, minDistance: 0, maxDistance: 4 },
       {
         keyForm: 'codes',
-        valueForm: 'affine3',
+        ...fieldsOf(8, 16),
         first: 0,
         length: 41,
         minDistance: 5,
         maxDistance: 40,
       },
     ],
-  },
-  'affine2 values of five words': {
-    shape: { n: 2, start: 60, nHeads: 4, nKvHeads: 1, headDimK: 20, headDimV: 20 },
-    pageLength: 32,
-    sketchWords: 1,
-    codeGroups: 512,
-    segments: [{ keyForm: 'codes', valueForm: 'affine2', first: 0, length: 61, ...everywhere }],
   },
   'codes and fields of both widths, more than one split': {
     shape: { n: 1, start: 2499, nHeads: 9, nKvHeads: 3, headDimK: 64, headDimV: 64 },
@@ -578,7 +570,7 @@ export function describeKernels(name: string, make: () => Promise<Kernels>): voi
       });
 
       it('refuses pages that were freed since attention saw them', () => {
-        const c = attendCases['codes and affine2, more than one split'];
+        const c = attendCases['codes and fields of 2 bits, more than one split'];
         const [lasting, passing] = [new Workspace(kernels), new Workspace(kernels)];
         const [[segment], [{ pages }]] = [lasting, passing].map((w) => segmentsOf(w, c, 1));
         const { n, nHeads, headDimV } = c.shape;
@@ -808,11 +800,9 @@ export function describeKernels(name: string, make: () => Promise<Kernels>): voi
           return [out];
         });
         const largestValue = 5;
-        const lossy = c.segments.some((s) => affineBits(s.valueForm) ?? s.fields);
-        const isCoarse = c.segments.some(
-          ({ valueForm, fields }) => valueForm === 'affine2' || fields?.fours === 0,
-        );
-        const ofForm = isCoarse ? affine2Bound : lossy ? affineBound : attendBound;
+        const lossy = c.segments.some(({ valueForm }) => !['f32', 'f16'].includes(valueForm));
+        const isCoarse = c.segments.some(({ fields }) => fields?.fours === 0);
+        const ofForm = isCoarse ? twoBitBound : lossy ? affineBound : attendBound;
         const bound = ofForm * largestValue;
         expectClose(actual, expected, () => bound);
       });
@@ -850,7 +840,7 @@ export function describeKernels(name: string, make: () => Promise<Kernels>): voi
       expectClose(actual, expected, () => affineBound * 5);
     });
 
-    it.each([2, 3, 4] as const)('attend: stored vectors of %i bits come back', async (bits) => {
+    it('attend: stored vectors of affine codes come back', async () => {
       const d = 64;
       const x = hostileRows(new Random(14), 20, d, 60000);
       const shape = { n: 1, start: 19, nHeads: 1, nKvHeads: 1, headDimK: d, headDimV: d };
@@ -858,14 +848,14 @@ export function describeKernels(name: string, make: () => Promise<Kernels>): voi
         const [{ actual, expected }] = await onBoth((w) => {
           const page = {
             keys: w.zeros('u32', [1, 32, 2]),
-            values: w.zeros('u8', [1, 32, (d * bits) / 8]),
+            values: w.zeros('u8', [1, 32, d / 2]),
             valueParams: w.zeros('f16', [1, 32, 2]),
           };
           const rows = w.f32([20, 1, d], x);
-          w.kernels.storeAffine(rows, page.values, page.valueParams, bits, 0, { clip: false });
+          w.kernels.storeAffine(rows, page.values, page.valueParams, 0);
           const out = w.zeros('f32', [1, 1, d]);
           const segment: Segment = {
-            ...{ keyForm: 'sketch', valueForm: `affine${bits}`, pages: [page], pageLength: 32 },
+            ...{ keyForm: 'sketch', valueForm: 'affine4', pages: [page], pageLength: 32 },
             ...{ first: 0, length: 20, query: w.zeros('u32', [1, 1, 2]) },
             ...{ minDistance: 19 - position, maxDistance: 19 - position },
             scale: w.f32([1], Float32Array.of(1)),
@@ -919,7 +909,7 @@ export function describeRefusals(name: string, make: () => Promise<Kernels>): vo
       },
       storeAffine: (w, x) => {
         const [codes, params] = [w.zeros('u8', [1, 3, d / 2]), w.zeros('f16', [1, 3, 2])];
-        w.kernels.storeAffine({ ...x, shape: [3, 1, d] }, codes, params, 4, 0, { clip: true });
+        w.kernels.storeAffine({ ...x, shape: [3, 1, d] }, codes, params, 0);
       },
       storeCodes: (w, x) => {
         const codec = codecOf(w, { nKvHeads: 1, groups: 2, d, rule: 'norm' }, 19);
@@ -1022,7 +1012,7 @@ export function codecOf(
 }
 
 /** A stored affine row as numbers, for tests of the codes themselves. */
-export function affineValues(row: HostArray, params: HostArray, bits: AffineBits): number[] {
+export function affineValues(row: HostArray, params: HostArray): number[] {
   const [minimum, step] = [f16ToF32(params[0]), f16ToF32(params[1])];
-  return Array.from(unpackAffine(row, bits), (code) => minimum + step * code);
+  return Array.from(unpackAffine(row, 4), (code) => minimum + step * code);
 }

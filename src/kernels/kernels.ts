@@ -61,25 +61,17 @@ export interface LinearPart {
  */
 export type KeyForm = 'f32' | 'f16' | 'sketch' | 'codes';
 
-/** Bits of an affine value code. */
-export type AffineBits = 2 | 3 | 4;
-export type AffineForm = `affine${AffineBits}`;
-
 /**
  * How a page holds values.
  * - `f32`, `f16`: values [Hkv, P, Dv]
- * - `affine2`, `affine3`, `affine4`: values u8 [Hkv, P, Dv bits / 8]; valueParams f16 [Hkv, P, 2] holds
- *   (minimum, step); value = minimum + step * code. A row is N words, word i holding the codes of
- *   dimensions i, i + N, i + 2N .. from its low bits up. affine4: N = Dv/2 words of 2 codes, a byte
- *   each; affine2: N = Dv/4 words of 4 codes, a byte each; affine3: N = Dv/4 words of 4 codes, 12 bits
- *   each: N bytes with the low 8 bits, then N/2 bytes, byte i holding the high 4 bits of word i in
- *   its low nibble and those of word i + N/2 in its high one. Dv is a multiple of 2, 4, 8 for 4, 2, 3 bits.
+ * - `affine4`: values u8 [Hkv, P, Dv / 2], Dv even; valueParams f16 [Hkv, P, 2] holds (minimum, step); value =
+ *   minimum + step * code. Byte i of a row holds the codes of dimensions i, in its low nibble, and i + Dv / 2.
  * - `fields`: values u8 [Hkv, P, fours/2 + twos/4], valueParams f16 [Hkv, P] scales. The first `fours`
  *   dimensions have codes of 4 bits, the next `twos` of 2, the rest none; value = scale * (code - 7.5),
- *   scale * (code - 1.5) and 0. A row is the words of the fours as in affine4, then those of the twos as in
- *   affine2; both counts are multiples of 8.
+ *   scale * (code - 1.5) and 0. A row is the fours as in affine4, then N = twos / 4 bytes, byte i holding the codes
+ *   of dimensions i, i + N, i + 2N, i + 3N of the twos from its low bits up. Both counts are multiples of 8.
  */
-export type ValueForm = 'f32' | 'f16' | AffineForm | 'fields';
+export type ValueForm = 'f32' | 'f16' | 'affine4' | 'fields';
 
 /** How many dimensions have codes of 4 and of 2 bits. */
 export interface FieldCounts {
@@ -284,24 +276,15 @@ export interface Kernels {
    */
   queryTables(q: Tensor, codec: Codec, tables: Tensor, scales: Tensor): void;
   /**
-   * Affine codes per row: minimum = low rounded down to f16, step = (high - minimum) / (2^bits - 1)
-   * rounded up to f16, code = clamp(floor((v - minimum) / step + 0.5), 0, 2^bits - 1); a step of zero
-   * gives codes of zero. low and high are the row's extremes: rounding outwards keeps every value
-   * within half a stored step. With `clip` they are first moved towards the row's mean by the factor
-   * out of 1, 0.95 .. 0.5 whose codes have the least squared error, the largest such factor. All in
-   * f32; sums over a row are of four parts, element i in part i mod 4, added (0 + 1) + (2 + 3).
+   * Affine codes of 4 bits per row: minimum = low rounded down to f16, step = (high - minimum) / 15
+   * rounded up to f16, code = clamp(floor((v - minimum) / step + 0.5), 0, 15), low and high being the row's
+   * extremes; a step of zero gives codes of zero. Rounding outwards keeps every value within half a stored
+   * step. All in f32.
    * @param x      f32 [n, heads, Dv], |x| <= 65504 (f16's largest; beyond it KvError "range")
-   * @param codes  u8 [heads, P, Dv bits / 8] as in ValueForm
+   * @param codes  u8 [heads, P, Dv / 2] as in ValueForm
    * @param params f16 [heads, P, 2]
    */
-  storeAffine(
-    x: Tensor,
-    codes: Tensor,
-    params: Tensor,
-    bits: AffineBits,
-    slot: number,
-    options: { readonly clip: boolean },
-  ): void;
+  storeAffine(x: Tensor, codes: Tensor, params: Tensor, slot: number): void;
   /**
    * x[i, h] = x[i, h] matrices[h * Hkv / heads], in place. A row does not depend on the others of the call.
    * @param x        f32 [n, heads, D], D <= 512

@@ -1,8 +1,9 @@
 import { describe, expect, it } from 'vitest';
 import { f16ToF32 } from '../math/f16.ts';
 import { Random } from '../math/random.ts';
+import { encodeFields, fieldLevels } from './fields.ts';
 import { affineValues, describeRefusals, hostileRows, normals } from './kernels-contract.ts';
-import type { AffineBits, Codec, ScaleRule, Segment } from './kernels.ts';
+import type { Codec, ScaleRule, Segment } from './kernels.ts';
 import { ReferenceKernels } from './reference.ts';
 import { allocTensor } from './tensor.ts';
 
@@ -275,21 +276,21 @@ function scoreOfOne(random: Random, d: number, groups: number) {
 }
 
 describe('reference: affine values', () => {
-  const store = (values: ArrayLike<number>, bits: AffineBits, clip: boolean) => {
+  const store = (values: ArrayLike<number>) => {
     const d = values.length;
-    const codes = allocTensor(kernels, 'u8', [1, 1, (d * bits) / 8]);
+    const codes = allocTensor(kernels, 'u8', [1, 1, d / 2]);
     const params = allocTensor(kernels, 'f16', [1, 1, 2]);
-    kernels.storeAffine(f32([1, 1, d], values), codes, params, bits, 0, { clip });
+    kernels.storeAffine(f32([1, 1, d], values), codes, params, 0);
     const [row, minStep] = [kernels.view(codes), kernels.view(params)];
-    return { row, minStep, back: affineValues(row, minStep, bits), step: f16ToF32(minStep[1]) };
+    return { row, minStep, back: affineValues(row, minStep), step: f16ToF32(minStep[1]) };
   };
 
-  it.each([2, 3, 4] as const)('of %i bits keep every value within half a stored step', (bits) => {
+  it('keep every value within half a stored step', () => {
     const d = 64;
     const x = hostileRows(new Random(32), 40, d, 65504);
     for (let row = 0; row < 40; row++) {
       const values = x.subarray(row * d, (row + 1) * d);
-      const { back, step } = store(values, bits, false);
+      const { back, step } = store(values);
       // The code is computed in f32: its rounding may put a value in the middle on either side.
       const slack = 2 ** -20 * Math.max(...values.map(Math.abs));
       values.forEach((v, i) => expect(Math.abs(back[i] - v)).toBeLessThanOrEqual(step / 2 + slack));
@@ -297,47 +298,58 @@ describe('reference: affine values', () => {
   });
 
   it('by hand: whole numbers from 0 are their own codes, low bits first', () => {
-    const four = store([...Array(16).keys()], 4, false);
-    expect([...four.minStep]).toEqual([0, 0x3c00]);
-    expect([...four.row]).toEqual([0x80, 0x91, 0xa2, 0xb3, 0xc4, 0xd5, 0xe6, 0xf7]);
-    const two = store([0, 1, 2, 3, 3, 0, 1, 2], 2, false);
+    const { minStep, row } = store([...Array(16).keys()]);
+    expect([...minStep]).toEqual([0, 0x3c00]);
+    expect([...row]).toEqual([0x80, 0x91, 0xa2, 0xb3, 0xc4, 0xd5, 0xe6, 0xf7]);
+  });
+});
+
+describe('reference: fields', () => {
+  const ones = (d: number) => new Float32Array(d).fill(1);
+
+  it('by hand: levels times a scale are themselves, low bits first', () => {
+    const codes = [0, 1, 2, 3, 3, 0, 1, 2];
+    const x = Float32Array.from(codes, (code) => 2 * (code - 1.5));
+    const { packed, scale } = encodeFields(x, ones(8), { fours: 0, twos: 8 });
+    expect(f16ToF32(scale)).toBe(2);
     // Words of dimensions 0 2 4 6 and 1 3 5 7.
-    expect([...two.row]).toEqual([0 + 4 * 2 + 16 * 3 + 64 * 1, 1 + 4 * 3 + 16 * 0 + 64 * 2]);
-    const three = store([0, 1, 2, 3, 4, 5, 6, 7], 3, false);
-    const words = [0 + 8 * 2 + 64 * 4 + 512 * 6, 1 + 8 * 3 + 64 * 5 + 512 * 7];
-    const [low, high] = [words.map((w) => w & 255), words.map((w) => w >> 8)];
-    expect([...three.row]).toEqual([...low, high[0] | (high[1] << 4)]);
+    expect([...packed]).toEqual([0 + 4 * 2 + 16 * 3 + 64 * 1, 1 + 4 * 3 + 16 * 0 + 64 * 2]);
+    expect([...fieldLevels(packed, { fours: 0, twos: 8 }, 9)]).toEqual([...x.map((v) => v / 2), 0]);
+    const wide = encodeFields(
+      Float32Array.of(-5.5, -2.5, -1.5, -0.5, 0.5, 1.5, 2.5, 5.5),
+      ones(8),
+      { fours: 8, twos: 0 },
+    );
+    expect(f16ToF32(wide.scale)).toBe(1);
+    expect([...wide.packed]).toEqual([0x82, 0x95, 0xa6, 0xd7]);
   });
 
-  it('clipped have the least error of all eleven ranges', () => {
+  it('have the least weighted error of the five scales that are tried', () => {
     const random = new Random(35);
+    const fields = { fours: 8, twos: 16 };
     let better = 0;
-    for (let trial = 0; trial < 60; trial++) {
-      const bits = ([2, 3, 4] as const)[trial % 3];
-      const values = normals(random, 32);
-      if (trial % 2) values[5] *= 4;
-      const error = (back: readonly number[]) =>
-        back.reduce((sum, v, i) => sum + (v - values[i]) ** 2, 0);
-      const [low, high] = [Math.min(...values), Math.max(...values)];
-      const mean = values.reduce((sum, v) => sum + v, 0) / 32;
-      const errors = Array.from({ length: 11 }, (_, k) => {
-        const [from, to] = [low, high].map((end) => mean + (1 - 0.05 * k) * (end - mean));
-        const clamped = Array.from(values, (v) => Math.min(to, Math.max(from, v)));
-        // The extremes set the range: two more values hold them where all others are inside.
-        const { back } = store(
-          [...clamped, ...Array<number>(4).fill(from), ...Array<number>(4).fill(to)],
-          bits,
-          false,
-        );
-        return error(back.slice(0, 32));
+    for (let trial = 0; trial < 40; trial++) {
+      const x = normals(random, 24).map((v, c) => (c < 8 ? v / 0.3352 : v / 0.9957));
+      if (trial % 2) x[20] *= 3;
+      const weights = Float32Array.from({ length: 24 }, (_, c) => 1 / (1 + (c % 5)));
+      const sum = (term: (c: number) => number) =>
+        weights.reduce((all, w, c) => all + w * term(c), 0);
+      const r = Math.sqrt(sum((c) => x[c] ** 2) / sum((c) => (c < 8 ? 8.9 : 1.0086)));
+      const errors = [0.8, 0.9, 1, 1.1, 1.2].map((f) => {
+        const levels = x.map((v, c) => {
+          const most = c < 8 ? 7.5 : 1.5;
+          return Math.min(most, Math.max(-most, Math.floor(v / r / f) + 0.5));
+        });
+        const scale = sum((c) => x[c] * levels[c]) / sum((c) => levels[c] ** 2);
+        return sum((c) => (x[c] - scale * levels[c]) ** 2);
       });
-      const clipped = error(store(values, bits, true).back);
-      const plain = error(store(values, bits, false).back);
-      // 2 %: f16 rounds the ranges of the two computations apart.
-      expect(clipped).toBeLessThanOrEqual(Math.min(...errors) * 1.02);
-      expect(clipped).toBeLessThanOrEqual(plain);
-      if (clipped < 0.9 * plain) better++;
+      const { packed, scale } = encodeFields(x, weights, fields);
+      const levels = fieldLevels(packed, fields, 24);
+      const error = sum((c) => (x[c] - f16ToF32(scale) * levels[c]) ** 2);
+      // f16 rounds the scale.
+      expect(error / Math.min(...errors)).toBeCloseTo(1, 2);
+      if (error < 0.98 * errors[2]) better++;
     }
-    expect(better).toBeGreaterThan(20);
+    expect(better).toBeGreaterThan(5);
   });
 });

@@ -2,12 +2,11 @@ import { ensure, KvError } from '../errors/errors.ts';
 import { f16ToF32, f32ToF16 } from '../math/f16.ts';
 import { decodeBlocks } from '../math/blocks.ts';
 import { dtypeBlocks, elementCount, type DType } from '../math/dtype.ts';
-import { affineBits, packAffine, quantizeAffine, unpackAffine } from './affine.ts';
+import { packAffine, quantizeAffine, unpackAffine } from './affine.ts';
 import { encodeFields, fieldBytes, fieldLevels } from './fields.ts';
 import { checkAttend, check } from './check.ts';
 import { codePlace, encodeKey, tableOf } from './codes.ts';
 import type {
-  AffineBits,
   AttendShape,
   Codec,
   FieldCounts,
@@ -257,22 +256,15 @@ export class ReferenceKernels implements Kernels {
     }
   }
 
-  storeAffine(
-    x: Tensor,
-    codes: Tensor,
-    params: Tensor,
-    bits: AffineBits,
-    slot: number,
-    { clip }: { readonly clip: boolean },
-  ): void {
-    check.storeAffine(x, codes, params, bits, slot);
+  storeAffine(x: Tensor, codes: Tensor, params: Tensor, slot: number): void {
+    check.storeAffine(x, codes, params, slot);
     const packed = this.view(codes);
     const minStep = this.view(params);
     this.eachRow('storeAffine', x, codes, slot, (row, at) => {
       refuseBeyondF16('storeAffine', row);
-      const quantized = quantizeAffine(row, bits, clip);
+      const quantized = quantizeAffine(row, 4);
       minStep.set([quantized.minimum, quantized.step], at * 2);
-      packed.set(packAffine(quantized.codes, bits), (at * row.length * bits) / 8);
+      packed.set(packAffine(quantized.codes, 4), (at * row.length) / 2);
     });
   }
 
@@ -407,11 +399,10 @@ export class ReferenceKernels implements Kernels {
       const packed = this.view(rowOf(page.values, row)) as Uint8Array;
       return fieldLevels(packed, fields, d).map((level) => f16ToF32(params[row]) * level);
     }
-    const bits = affineBits(valueForm);
-    if (!bits) return this.dequantize(rowOf(page.values, row));
+    if (valueForm !== 'affine4') return this.dequantize(rowOf(page.values, row));
     if (!params) throw new KvError('shape', `attend: a page of ${valueForm} has no valueParams.`);
     const [minimum, step] = [f16ToF32(params[row * 2]), f16ToF32(params[row * 2 + 1])];
-    const codes = unpackAffine(this.view(rowOf(page.values, row)), bits);
+    const codes = unpackAffine(this.view(rowOf(page.values, row)), 4);
     return Float32Array.from(codes, (code) => minimum + step * code);
   }
 

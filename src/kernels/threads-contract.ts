@@ -44,10 +44,14 @@ async function everyParallelKernel(kernels: Kernels): Promise<HostArray[]> {
       const [tables, x] = [w.zeros('i8', [6, 5, 16, 16]), w.f32([5, 6, 64], keys)];
       w.kernels.storeCodes(x, codec, page, scales, 30);
       w.kernels.queryTables(x, codec, tables, steps);
-      const [codes, params] = [w.zeros('u8', [6, 5, 24]), w.zeros('f16', [6, 5, 2])];
+      const [codes, params] = [w.zeros('u8', [6, 5, 32]), w.zeros('f16', [6, 5, 2])];
       const values = w.f32([5, 6, 64], hostileRows(random, 5 * 6, 64, 65504));
-      w.kernels.storeAffine(values, codes, params, 3, 0, { clip: true });
-      return [page, scales, tables, steps, codes, params];
+      w.kernels.storeAffine(values, codes, params, 0);
+      const [fields, sizes] = [w.zeros('u8', [6, 5, 20]), w.zeros('f16', [6, 5])];
+      const weights = w.f32([6, 64], new Float32Array(6 * 64).fill(1));
+      w.kernels.storeFields(values, weights, fields, sizes, { fours: 24, twos: 32 }, 0);
+      w.kernels.turn(values, w.blocks('q8_0', [2, 64, 64], normals(random, 2 * 64 * 64)));
+      return [page, scales, tables, steps, codes, params, fields, sizes, values];
     }),
     ...Object.values(attendCases).map((c) => {
       const out = w.zeros('f32', [c.shape.n, c.shape.nHeads, c.shape.headDimV]);

@@ -119,7 +119,7 @@ export class ArrayKernels {
     const rowBytes = d / 2;
     const codes = this.room('out', 'u8', [heads, n, rowBytes]);
     const params = this.room('params', 'f16', [heads, n, 2]);
-    this.kernels.storeAffine(this.put('x', x, [n, heads, d]), codes, params, 4, 0, { clip: false });
+    this.kernels.storeAffine(this.put('x', x, [n, heads, d]), codes, params, 0);
     const [bytes, halves] = [codes, params].map((t) => this.kernels.view(t));
     const out = new Float32Array(x.length);
     for (let row = 0; row < n * heads; row++) {
