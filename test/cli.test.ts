@@ -335,7 +335,7 @@ describe.skipIf(!isBuilt)('h1bkv', () => {
     const future = replaced(readFileSync(out), '"version":"3"', '"version":"4"');
     writeFileSync(out, future);
     const refused = calibrate('--out', out);
-    expect(refused.err).toMatch(/^error: .*version is 3.*Update this package\.\n$/);
+    expect(refused.err).toMatch(/^error: .*version is 4.*Update this package\.\n$/);
     expect(refused.code).toBe(1);
     expect(readFileSync(out)).toEqual(future);
   });
@@ -423,7 +423,7 @@ describe.skipIf(!isBuilt)('h1bkv', () => {
       [
         'is of a future version',
         (whole) => replaced(whole, '"version":"3"', '"version":"4"'),
-        /wrong\.bin: its version is 3; .* Update this package/,
+        /wrong\.bin: its version is 4; .* Update this package/,
       ],
       [
         'is of another model',

@@ -205,8 +205,8 @@ describe('settings', () => {
     expect((await createCache(spec, two, new ReferenceKernels())).spec).toBe(spec);
   });
   it('have short names', async () => {
-    expect((await create('bitplane-small')).spec).toContain('bitplane:k=1.4375,v=2,window=32,');
-    expect((await create('bitplane-small:window=0')).spec).toContain('k=1.4375,v=2,window=0,');
+    expect((await create('bitplane-small')).spec).toContain('bitplane:k=1.375,v=2,window=32,');
+    expect((await create('bitplane-small:window=0')).spec).toContain('k=1.375,v=2,window=0,');
   });
   it.each([
     ['bitplane:k=0.1', /k is 0.1; it must be a number from 0.5 to 4, or 16/],
