@@ -7,6 +7,8 @@
 
 /** Rows that share the unpacking of a matrix. */
 enum { TURNED_AT_ONCE = 8 };
+/** Rows of a matrix that are unpacked at a time, so that sums stay in registers meanwhile. */
+enum { ROWS_AT_ONCE = 8 };
 
 typedef struct {
   float *x; /* f32 [n, heads, d] */
@@ -16,6 +18,19 @@ typedef struct {
   size_t kv_heads;
 } Turn;
 
+/** out += sum over j < count of x[j] rows[j]. @param rows f32 [count, d] */
+INLINE void add_turned(const float *rows, size_t d, const float *x, size_t count, float *out) {
+  size_t c = 0;
+  for (; c + WIDE <= d; c += WIDE) {
+    f32xw sum = load_f32xw(out + c);
+    UNROLL
+    for (size_t j = 0; j < count; j++) sum = madd_w(splat_w(x[j]), load_f32xw(rows + j * d + c), sum);
+    store_f32xw(out + c, sum);
+  }
+  for (; c < d; c++)
+    for (size_t j = 0; j < count; j++) out[c] += x[j] * rows[j * d + c];
+}
+
 /** Rows of one KV head, TURNED_AT_ONCE of them. */
 static void turn_task(void *context, int32_t task, int32_t worker) {
   (void)worker;
@@ -23,22 +38,20 @@ static void turn_task(void *context, int32_t task, int32_t worker) {
   size_t group = t->heads / t->kv_heads, kv_head = (size_t)task % t->kv_heads, d = t->d;
   size_t first = (size_t)task / t->kv_heads * TURNED_AT_ONCE, all = t->n * group;
   size_t count = all - first < TURNED_AT_ONCE ? all - first : TURNED_AT_ONCE;
-  float out[TURNED_AT_ONCE * MAX_D], row[MAX_D];
+  float out[TURNED_AT_ONCE * MAX_D], rows[ROWS_AT_ONCE * MAX_D];
   float *x[TURNED_AT_ONCE] = {0};
   for (size_t i = 0; i < count; i++) {
     size_t position = (first + i) / group, head = kv_head * group + (first + i) % group;
     x[i] = t->x + (position * t->heads + head) * d;
   }
   __builtin_memset(out, 0, count * d * sizeof(float));
-  for (size_t k = 0; k < d; k++) {
-    unpack_row(t->matrices, t->dtype, d, kv_head * d + k, row);
-    for (size_t i = 0; i < count; i++) {
-      float *sums = out + i * d, factor = x[i][k];
-      size_t c = 0;
-      for (; c + WIDE <= d; c += WIDE)
-        store_f32xw(sums + c, madd_w(splat_w(factor), load_f32xw(row + c), load_f32xw(sums + c)));
-      for (; c < d; c++) sums[c] += factor * row[c];
-    }
+  for (size_t k = 0; k < d; k += ROWS_AT_ONCE) {
+    size_t some = d - k < ROWS_AT_ONCE ? d - k : ROWS_AT_ONCE;
+    for (size_t j = 0; j < some; j++)
+      unpack_row(t->matrices, t->dtype, d, kv_head * d + k + j, rows + j * d);
+    for (size_t i = 0; i < count; i++)
+      if (some == ROWS_AT_ONCE) add_turned(rows, d, x[i] + k, ROWS_AT_ONCE, out + i * d);
+      else add_turned(rows, d, x[i] + k, some, out + i * d);
   }
   for (size_t i = 0; i < count; i++) __builtin_memcpy(x[i], out + i * d, d * sizeof(float));
 }
