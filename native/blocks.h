@@ -40,6 +40,12 @@ INLINE size_t block_bytes(int32_t dtype) {
   }
 }
 
+/** Bytes of a row of any type. */
+INLINE size_t row_bytes_of(int32_t dtype, size_t columns) {
+  if (has_blocks(dtype)) return columns / block_length(dtype) * block_bytes(dtype);
+  return columns * (dtype == F32 ? 4 : 2);
+}
+
 /** Units that share the bytes of their codes; their place among these is a constant in loops. */
 INLINE size_t group_units(int32_t dtype) {
   return has_units(dtype) ? dtype == Q6_K ? 4 : 2 : 1;

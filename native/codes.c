@@ -58,11 +58,6 @@ INLINE f32x4 multiply(const float *rows, const float *x, size_t d) {
   return sum_each_f32(a, b, c, e);
 }
 
-INLINE size_t row_bytes_of(int32_t dtype, size_t columns) {
-  if (has_blocks(dtype)) return columns / block_length(dtype) * block_bytes(dtype);
-  return columns * (dtype == F32 ? 4 : 2);
-}
-
 /** Has what the codec of a head needs read side by side, before it is unpacked row by row. */
 INLINE void touch_codec(const Codec *codec, size_t head, size_t d) {
   size_t groups = (size_t)codec->groups, row_bytes = row_bytes_of(codec->project_dtype, d);
@@ -74,28 +69,68 @@ INLINE void touch_codec(const Codec *codec, size_t head, size_t d) {
   touch_bytes((const uint8_t *)codec->levels + head * levels_bytes, levels_bytes);
 }
 
+/** Writes products of x with `count` <= LANES rows to their places. @param rows f32 [LANES, d] */
+INLINE void project_rows(const float *rows, const size_t *places, size_t count, const float *x,
+                         size_t d, float *out) {
+  f32x4 products = multiply(rows, x, d);
+  for (size_t k = 0; k < count; k++) out[places[k]] = products[k];
+}
+
 /** out[i] = what the codec of a head projects x[i] to, f32 [count, 4 groups]; count <= AT_ONCE */
 static void project_some(const Codec *codec, size_t head, const float *const *x, size_t count,
                          size_t d, float *out) {
-  size_t width = 4 * (size_t)codec->groups;
-  const int32_t *places = codec->places + head * width;
+  size_t width = 4 * (size_t)codec->groups, found = 0, places[LANES];
+  const int32_t *place_rows = codec->places + head * width;
   float rows[LANES * MAX_D];
-  for (size_t place = 0; place < width; place += LANES) {
-    for (size_t k = 0; k < LANES; k++) {
-      int32_t row = places[place + k];
-      if (row >= 0 && row < codec->rows)
-        unpack_row(codec->project, codec->project_dtype, d, (size_t)row, rows + k * d);
-      else __builtin_memset(rows + k * d, 0, d * sizeof(float));
-    }
+  __builtin_memset(rows, 0, LANES * d * sizeof(float));
+  __builtin_memset(out, 0, count * width * sizeof(float));
+  for (size_t place = 0; place < width; place++) {
+    int32_t row = place_rows[place];
+    if (row < 0 || row >= codec->rows) continue;
+    unpack_row(codec->project, codec->project_dtype, d, (size_t)row, rows + found * d);
+    places[found++] = place;
+    if (found < LANES) continue;
     for (size_t i = 0; i < count; i++)
-      store_f32x4(out + i * width + place, multiply(rows, x[i], d));
+      project_rows(rows, places, LANES, x[i], d, out + i * width);
+    found = 0;
   }
+  for (size_t i = 0; found > 0 && i < count; i++)
+    project_rows(rows, places, found, x[i], d, out + i * width);
 }
 
 /** The 16 levels of a group, f32 [16, 4]. */
 static void unpack_levels(const Codec *codec, size_t head, size_t group, float *levels) {
   size_t row = head * (size_t)codec->groups + group;
   unpack_row(codec->levels, codec->levels_dtype, 64, row, levels);
+}
+
+/** A number for each level of a group. */
+typedef struct {
+  f32x4 of[16 / LANES];
+} ByLevel;
+
+/** <u, level> of each level. */
+INLINE ByLevel level_products(f32x4 u, const float *levels) {
+  NO_FUSING
+  ByLevel out;
+  UNROLL
+  for (size_t i = 0; i < 16 / LANES; i++, levels += 4 * LANES)
+    out.of[i] = sum_each_f32(u * load_f32x4(levels), u * load_f32x4(levels + 4),
+                             u * load_f32x4(levels + 8), u * load_f32x4(levels + 12));
+  return out;
+}
+
+/** |level|^2 of each level. */
+INLINE ByLevel level_squares(const float *levels) {
+  NO_FUSING
+  ByLevel out;
+  UNROLL
+  for (size_t i = 0; i < 16 / LANES; i++, levels += 4 * LANES) {
+    f32x4 a = load_f32x4(levels), b = load_f32x4(levels + 4);
+    f32x4 c = load_f32x4(levels + 8), d = load_f32x4(levels + 12);
+    out.of[i] = sum_each_f32(a * a, b * b, c * c, d * d);
+  }
+  return out;
 }
 
 static double sum_of_products(const float *a, const float *b, size_t count) {
@@ -118,26 +153,20 @@ typedef struct {
   size_t slot;
 } Codes;
 
-INLINE f32x4 squares(f32x4 v) { return v * v; }
-
-/** The nearest of 16 levels, the first on ties. @param u f32 [4] @param levels f32 [16, 4] */
-INLINE int32_t nearest_level(f32x4 u, const float *levels) {
-  f32x4 least = splat(__builtin_inff());
-  i32x4 nearest = splat_i32(0), e = {0, 1, 2, 3};
-  for (int32_t i = 0; i < 4; i++, levels += 16, e += 4) {
-    f32x4 distance =
-        sum_each_f32(squares(u - load_f32x4(levels)), squares(u - load_f32x4(levels + 4)),
-                     squares(u - load_f32x4(levels + 8)), squares(u - load_f32x4(levels + 12)));
-    i32x4 nearer = distance < least;
-    nearest = select_i32(nearer, e, nearest);
-    least = select_f32(nearer, distance, least);
+/** The level that is nearest to u / factor, the first on ties. @param products of u with the levels */
+INLINE size_t nearest_level(const ByLevel *products, const ByLevel *squares, float factor) {
+  NO_FUSING
+  f32x4 gains[16 / LANES], most = splat(-__builtin_inff());
+  UNROLL
+  for (size_t i = 0; i < 16 / LANES; i++) {
+    gains[i] = products->of[i] - splat(0.5f * factor) * squares->of[i];
+    most = max_f32(most, gains[i]);
   }
-  int32_t best = 0;
-  for (int32_t lane = 1; lane < LANES; lane++) {
-    int32_t ties = least[lane] == least[best] && nearest[lane] < nearest[best];
-    if (least[lane] < least[best] || ties) best = lane;
-  }
-  return nearest[best];
+  most = splat(max_lane(most));
+  uint32_t below = 0;
+  UNROLL
+  for (size_t i = 0; i < 16 / LANES; i++) below |= lane_bits(gains[i] < most) << (LANES * i);
+  return (size_t)__builtin_ctz(~below);
 }
 
 /** Bits of the f16 nearest to a scale, at most 65504; 0 for what is not a positive number. */
@@ -147,39 +176,37 @@ static uint16_t scale_bits(double alpha) {
   return (uint16_t)to_half(splat(rounded < 65504 ? rounded : 65504))[0];
 }
 
-/**
- * The codes of u / f for that f of a few which leaves the least error at the scale that fits its levels best.
- * @returns this scale
- */
-static double encode_at_best_scale(const Codes *c, size_t head, const float *u, uint8_t *codes) {
-  NO_FUSING
-  static const float factors[] = {0.8f, 0.9f, 1.0f, 1.1f, 1.2f};
-  enum { FACTORS = sizeof factors / sizeof *factors };
-  uint8_t tried[FACTORS][MAX_GROUPS];
-  double products[FACTORS] = {0}, squares[FACTORS] = {0};
-  size_t groups = (size_t)c->codec->groups;
-  for (size_t g = 0; g < groups; g++) {
-    float levels[64];
+/** Keys from here on have codes of zero: their products with levels might not be numbers. */
+#define LARGEST_KEY 0x1p60f
+
+/** Codes of a key, and what they have in common with it: sums over groups, in f64 in their order. */
+typedef struct {
+  uint8_t codes[MAX_GROUPS];
+  double product, square; /* of u and the levels, of the levels */
+} Tried;
+
+/** The codes of u / factor for each of some factors. */
+INLINE void try_factors(const Codes *c, size_t head, const float *u, const float *factors,
+                        size_t count, Tried *tried) {
+  for (size_t f = 0; f < count; f++) tried[f].product = tried[f].square = 0;
+  for (size_t g = 0; g < (size_t)c->codec->groups; g++) {
+    float levels[64], products[16], squares[16];
     unpack_levels(c->codec, head, g, levels);
-    for (size_t f = 0; f < FACTORS; f++) {
-      int32_t code = nearest_level(load_f32x4(u + 4 * g) / splat(factors[f]), levels);
-      tried[f][g] = (uint8_t)code;
-      for (size_t j = 0; j < 4; j++) {
-        double level = levels[4 * code + (int32_t)j];
-        products[f] += u[4 * g + j] * level;
-        squares[f] += level * level;
-      }
+    ByLevel p = level_products(load_f32x4(u + 4 * g), levels), s = level_squares(levels);
+    __builtin_memcpy(products, &p, sizeof products);
+    __builtin_memcpy(squares, &s, sizeof squares);
+    UNROLL
+    for (size_t f = 0; f < count; f++) {
+      size_t code = nearest_level(&p, &s, factors[f]);
+      tried[f].codes[g] = (uint8_t)code;
+      tried[f].product += products[code], tried[f].square += squares[code];
     }
   }
-  size_t best = 0;
-  double most = -1;
-  for (size_t f = 0; f < FACTORS; f++) {
-    double won = products[f] / squares[f] * products[f];
-    if (products[f] > 0 && won > most) best = f, most = won;
-  }
-  if (most < 0) return __builtin_memset(codes, 0, groups), 0;
-  __builtin_memcpy(codes, tried[best], groups);
-  return products[best] / squares[best];
+}
+
+/** What the scale that fits best takes off the squared error. */
+static double gain_of(const Tried *t) {
+  return t->product > 0 ? t->product / t->square * t->product : -1;
 }
 
 /**
@@ -188,28 +215,30 @@ static double encode_at_best_scale(const Codes *c, size_t head, const float *u, 
  * @returns bits of its scale
  */
 static uint16_t encode_key(const Codes *c, size_t head, const float *x, float *u, uint8_t *codes) {
+  static const float factors[] = {0.8f, 0.9f, 1.0f, 1.1f, 1.2f}, one[] = {1};
+  enum { FACTORS = sizeof factors / sizeof *factors };
   const Codec *codec = c->codec;
-  float chosen[4 * MAX_GROUPS];
+  Tried tried[FACTORS], *best = tried;
   size_t groups = (size_t)codec->groups, width = 4 * groups;
   float r = (float)__builtin_sqrt(sum_of_products(u, u, width) / codec->in_use[head]);
-  if (codec->rule != NO_SCALE) {
-    if (!(r > 0 && r < __builtin_inff())) {
-      __builtin_memset(codes, 0, groups);
-      return 0;
-    }
-    for (size_t i = 0; i < width; i += LANES) store_f32x4(u + i, load_f32x4(u + i) / splat(r));
+  float unit = codec->rule == NO_SCALE ? 1 : r;
+  if (!(unit > 0 && r < LARGEST_KEY)) {
+    __builtin_memset(codes, 0, groups);
+    return 0;
   }
-  if (codec->rule == LEAST_SQUARES) return scale_bits(r * encode_at_best_scale(c, head, u, codes));
-  for (size_t g = 0; g < groups; g++) {
-    float levels[64];
-    unpack_levels(codec, head, g, levels);
-    codes[g] = (uint8_t)nearest_level(load_f32x4(u + 4 * g), levels);
-    store_f32x4(chosen + 4 * g, load_f32x4(levels + 4 * codes[g]));
+  for (size_t i = 0; i < width; i += LANES) store_f32x4(u + i, load_f32x4(u + i) / splat(unit));
+  if (codec->rule == LEAST_SQUARES) {
+    try_factors(c, head, u, factors, FACTORS, tried);
+    for (size_t f = 1; f < FACTORS; f++)
+      if (gain_of(tried + f) > gain_of(best)) best = tried + f;
+  } else try_factors(c, head, u, one, 1, tried);
+  __builtin_memcpy(codes, best->codes, groups);
+  switch (codec->rule) {
+  case UNBIASED: return scale_bits(r * sum_of_products(u, u, width) / best->product);
+  case LEAST_SQUARES: return scale_bits(r * (best->product / best->square));
+  case NORM: return scale_bits(c->gain * __builtin_sqrt(sum_of_products(x, x, c->d)));
+  default: return 0;
   }
-  if (codec->rule == UNBIASED)
-    return scale_bits(r * sum_of_products(u, u, width) / sum_of_products(u, chosen, width));
-  if (codec->rule == NORM) return scale_bits(c->gain * __builtin_sqrt(sum_of_products(x, x, c->d)));
-  return 0;
 }
 
 /** Writes the codes of a slot into its nibbles of a block. @param block u8 [groups, 16] */
@@ -266,18 +295,38 @@ typedef struct {
   float *scales;  /* f32 [heads, n] */
 } Tables;
 
-/** t[g][e] = <y[4g ..], levels[g][e]> */
-static void exact_table(const Codec *codec, size_t head, const float *y, float *t) {
-  for (size_t g = 0; g < (size_t)codec->groups; g++) {
-    float levels[64], *l = levels;
+/**
+ * t[i][g][e] = <y[i][4g ..], levels[g][e]>
+ * @param y f32 [count, 4 groups]
+ * @param t f32 [count, groups, 16]
+ */
+static void exact_tables(const Codec *codec, size_t head, const float *y, size_t count, float *t) {
+  size_t groups = (size_t)codec->groups;
+  for (size_t g = 0; g < groups; g++) {
+    float levels[64];
     unpack_levels(codec, head, g, levels);
-    f32x4 part = load_f32x4(y + 4 * g);
-    for (int32_t e = 0; e < 16; e += LANES, l += 4 * LANES, t += LANES) {
-      f32x4 a = part * load_f32x4(l), b = part * load_f32x4(l + 4);
-      f32x4 c = part * load_f32x4(l + 8), d = part * load_f32x4(l + 12);
-      store_f32x4(t, sum_each_f32(a, b, c, d));
+    for (size_t row = g; row < count * groups; row += groups) {
+      ByLevel products = level_products(load_f32x4(y + 4 * row), levels);
+      __builtin_memcpy(t + 16 * row, &products, sizeof products);
     }
   }
+}
+
+typedef int8_t i8xw __attribute__((vector_size(WIDE)));
+
+/** x / step as bytes, rounded half away from zero. */
+INLINE i8xw entries_of(f32xw x, float step, float limit) {
+  NO_FUSING
+  const int32_t sign = (int32_t)0x80000000;
+  i32xw signs = (i32xw)x & sign;
+  // A step that is subnormal may have been rounded far down.
+  f32xw units = min_w(splat_w(limit), (f32xw)((i32xw)x & ~sign) / splat_w(step));
+  f32xw even = units + splat_w(ROUNDER) - splat_w(ROUNDER);
+  // What is left of a tie is exactly half, and else less.
+  Lanes halves = above_w(units - even, splat_w(0.49999997f));
+  f32xw whole = select_w(halves, even + splat_w(1), even);
+  i32xw entries = __builtin_convertvector((f32xw)((i32xw)whole | signs), i32xw);
+  return __builtin_convertvector(entries, i8xw);
 }
 
 /** Entries of 8 bits for one query. @returns what a unit in them stands for */
@@ -288,16 +337,9 @@ static float quantize_table(const float *exact, size_t groups, int8_t *out) {
     __builtin_memset(out, 0, groups * TABLE_BYTES);
     return 0;
   }
-  for (size_t g = 0; g < groups; g++, out += TABLE_BYTES) {
-    i32x4 entries[4];
-    for (int32_t k = 0; k < 4; k++) {
-      f32x4 units = round_half_away(load_f32x4(exact + 16 * g + LANES * k) / splat(step));
-      // A step that is subnormal may have been rounded far down.
-      entries[k] = to_i32(max_f32(splat(-limit), min_f32(splat(limit), units)));
-    }
-    for (int32_t k = 0; k < 4; k += 2)
-      store_i8x8(out + 4 * k,
-                 __builtin_convertvector(narrow_i32(entries[k], entries[k + 1]), i8x8));
+  for (size_t i = 0; i < 16 * groups; i += WIDE) {
+    i8xw entries = entries_of(load_f32xw(exact + i), step, limit);
+    __builtin_memcpy(out + i, &entries, sizeof entries);
   }
   return step;
 }
@@ -315,13 +357,13 @@ static void table_task(void *context, int32_t task, int32_t worker) {
     x[count] = t->q + (position * t->heads + head) * t->d;
     rows[count] = head * t->n + position;
   }
-  float y[AT_ONCE * 4 * MAX_GROUPS], exact[16 * MAX_GROUPS];
+  float y[AT_ONCE * 4 * MAX_GROUPS], exact[AT_ONCE * 16 * MAX_GROUPS];
   touch_codec(t->codec, kv_head, t->d);
   project_some(t->codec, kv_head, x, count, t->d, y);
-  for (size_t i = 0; i < count; i++) {
-    exact_table(t->codec, kv_head, y + i * 4 * groups, exact);
-    t->scales[rows[i]] = quantize_table(exact, groups, t->tables + rows[i] * groups * TABLE_BYTES);
-  }
+  exact_tables(t->codec, kv_head, y, count, exact);
+  for (size_t i = 0; i < count; i++)
+    t->scales[rows[i]] = quantize_table(exact + i * 16 * groups, groups,
+                                        t->tables + rows[i] * groups * TABLE_BYTES);
 }
 
 EXPORT(query_tables)

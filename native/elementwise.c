@@ -80,10 +80,12 @@ void add(float *x, const float *y, size_t count) {
   for (size_t i = 0; i < count; i++) x[i] += y[i];
 }
 
+/** @param bias f32 [kv_heads, d] */
 EXPORT(add_bias)
-void add_bias(float *x, const float *bias, size_t n, size_t d) {
-  for (size_t i = 0; i < n; i++, x += d)
-    for (size_t c = 0; c < d; c++) x[c] += bias[c];
+void add_bias(float *x, const float *bias, size_t n, size_t heads, size_t d, size_t kv_heads) {
+  for (size_t i = 0; i < n; i++)
+    for (size_t h = 0; h < heads; h++, x += d)
+      for (size_t c = 0; c < d; c++) x[c] += bias[h * kv_heads / heads * d + c];
 }
 
 EXPORT(swiglu)

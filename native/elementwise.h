@@ -39,23 +39,24 @@ INLINE f32xw exp_w(f32xw x) {
 INLINE float exp_f32(float x) { return exp_w(splat_w(x))[0]; }
 
 INLINE int is_finite(const float *x, size_t count) {
-  f32x4 zero = splat(0);
+  f32xw zero = splat_w(0);
   size_t i = 0;
-  for (; i + LANES <= count; i += LANES) {
-    f32x4 v = load_f32x4(x + i);
+  for (; i + WIDE <= count; i += WIDE) {
+    f32xw v = load_f32xw(x + i);
     zero += v - v;
   }
-  float rest = sum_f32(zero);
+  float rest = sum_w(zero);
   for (; i < count; i++) rest += x[i] - x[i];
   return rest == 0;
 }
 
 /** max |x|, 0 for none. */
 INLINE float max_magnitude(const float *x, size_t count) {
-  f32x4 max = splat(0);
+  f32xw max = splat_w(0);
   size_t i = 0;
-  for (; i + LANES <= count; i += LANES) max = max_f32(max, abs_f32(load_f32x4(x + i)));
-  float m = max_lane(max);
+  for (; i + WIDE <= count; i += WIDE)
+    max = max_w(max, (f32xw)((i32xw)load_f32xw(x + i) & 0x7fffffff));
+  float m = max_lane_w(max);
   for (; i < count; i++) m = __builtin_fabsf(x[i]) > m ? __builtin_fabsf(x[i]) : m;
   return m;
 }

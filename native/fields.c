@@ -40,6 +40,8 @@ static void turn_task(void *context, int32_t task, int32_t worker) {
   size_t count = all - first < TURNED_AT_ONCE ? all - first : TURNED_AT_ONCE;
   float out[TURNED_AT_ONCE * MAX_D], rows[ROWS_AT_ONCE * MAX_D];
   float *x[TURNED_AT_ONCE] = {0};
+  size_t matrix_bytes = d * row_bytes_of(t->dtype, d);
+  touch_bytes((const uint8_t *)t->matrices + kv_head * matrix_bytes, matrix_bytes);
   for (size_t i = 0; i < count; i++) {
     size_t position = (first + i) / group, head = kv_head * group + (first + i) % group;
     x[i] = t->x + (position * t->heads + head) * d;

@@ -22,7 +22,7 @@ CALL(linear) { return linear(AT(0), a[1], a[2], AT(3), a[4], AT(5)); }
 CALL(linear_scratch_bytes) { return linear_scratch_bytes(a[0], a[1], a[2]); }
 CALL(rope) { return rope(AT(0), AT(1), a[2], a[3], a[4], a[5], a[6]), 0; }
 CALL(add) { return add(AT(0), AT(1), a[2]), 0; }
-CALL(add_bias) { return add_bias(AT(0), AT(1), a[2], a[3]), 0; }
+CALL(add_bias) { return add_bias(AT(0), AT(1), a[2], a[3], a[4], a[5]), 0; }
 CALL(swiglu) { return swiglu(AT(0), AT(1), a[2]), 0; }
 CALL(store_rows) { return store_rows(AT(0), a[1], a[2], a[3], AT(4), a[5], a[6], a[7]); }
 CALL(store_sketch) {
@@ -51,7 +51,7 @@ const Export TARGET[N_EXPORTS] = {
     ROW(linear_scratch_bytes, 3),
     ROW(rope, 7),
     ROW(add, 3),
-    ROW(add_bias, 4),
+    ROW(add_bias, 6),
     ROW(swiglu, 3),
     ROW(store_rows, 8),
     ROW(store_sketch, 10),

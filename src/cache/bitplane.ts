@@ -327,17 +327,14 @@ export class BitplaneCodec implements LayerCodec {
   }
 
   read(q: Tensor): ReturnType<LayerCodec['read']> {
-    const values = {
-      ...(this.values
-        ? { valueForm: 'fields' as const, fields: this.values.fields }
-        : { valueForm: 'f16' as const }),
-      skip: this.settings.skip,
-    };
-    if (!this.keys) return { keyForm: 'f16', query: q, ...values };
-    const { nHeads } = this.shape;
-    const { tables, scales } = this.scratch.tables(q.shape[0], nHeads, this.keys.nibbles);
-    this.kernels.queryTables(q, this.keys.codec, tables, scales);
-    return { keyForm: 'codes', query: tables, queryScales: scales, ...values };
+    const { keys, values } = this;
+    const { skip } = this.settings;
+    const valueForm = values ? 'fields' : 'f16';
+    const fields = values?.fields;
+    if (!keys) return { keyForm: 'f16', query: q, valueForm, fields, skip };
+    const { tables, scales } = this.scratch.tables(q.shape[0], this.shape.nHeads, keys.nibbles);
+    this.kernels.queryTables(q, keys.codec, tables, scales);
+    return { keyForm: 'codes', query: tables, queryScales: scales, valueForm, fields, skip };
   }
 }
 

@@ -6,7 +6,7 @@ import type { LayerShape } from './cache.ts';
 import { allocTensors } from './constants.ts';
 import type { Rows } from './windowed-method.ts';
 
-/** Room for one step's keys and values, which change on their way into a cache, and for a bias; layers share it. */
+/** Room for one step's keys and values, which change on their way into a cache; layers share it. */
 export class StepRows {
   private held: readonly Tensor[] = [];
   private capacity = 0;
@@ -27,7 +27,6 @@ export class StepRows {
     const held = allocTensors(this.kernels, [
       { dtype: 'f32', shape: [n, widest((s) => s.nKvHeads * s.headDimK)] },
       { dtype: 'f32', shape: [n, widest((s) => s.nKvHeads * s.headDimV)] },
-      { dtype: 'f32', shape: [widest((s) => s.nHeads * s.headDimV)] },
     ]);
     this.dispose();
     this.held = held;
@@ -47,11 +46,6 @@ export class StepRows {
     const of = (place: number, width: number) =>
       rows(this.view(place, [from + count, nKvHeads, width]), from, count);
     return { k: of(0, headDimK), v: of(1, headDimV) };
-  }
-
-  /** f32 [nHeads, headDimV], of any contents. */
-  bias({ nHeads, headDimV }: LayerShape): Tensor {
-    return this.view(2, [nHeads, headDimV]);
   }
 
   dispose(): void {

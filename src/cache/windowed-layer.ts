@@ -51,7 +51,7 @@ export class WindowedLayer {
     this.codec = method.createCodec(index, origin !== undefined);
     try {
       const made = allocTensors(kernels, [...meansLayout(shape), ...sinkLayout(shape, law)]);
-      this.means = new LayerMeans(kernels, shape, made.slice(0, 3));
+      this.means = new LayerMeans(kernels, made.slice(0, 3));
       this.sinks = made.slice(3);
       this.fixed = [...this.codec.tensors, ...made];
     } catch (error) {
@@ -150,15 +150,22 @@ export class WindowedLayer {
     to: number,
     exactDistance: number,
   ): void {
-    const { kernels, method, step } = this.context;
+    const { kernels, method } = this.context;
     const n = to - from;
     const end = start + q.shape[0];
     const [query, target] = [q, out].map((t) => rows(t, from, n));
     const scale = method.scales[this.index];
     const segments: Segment[] = this.exact.segments(query, scale, end, exactDistance);
     if (exactDistance < Infinity) {
+      const coded = this.codec.read(query);
+      // Written out: spread into a literal of so many properties it took V8 4 us a layer and token.
       segments.push({
-        ...this.codec.read(query),
+        keyForm: coded.keyForm,
+        valueForm: coded.valueForm,
+        fields: coded.fields,
+        query: coded.query,
+        queryScales: coded.queryScales,
+        skip: coded.skip,
         pages: this.coded.pages,
         pageLength: this.coded.pageLength,
         first: this.law.sinks,
@@ -173,7 +180,7 @@ export class WindowedLayer {
     kernels.attend(segments, shape, target);
     if (!this.learned) return;
     this.codec.basis?.turnBack(target);
-    this.means.restore(target, step.bias(this.shape));
+    this.means.restore(target);
   }
 
   // learning

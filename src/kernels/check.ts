@@ -81,8 +81,14 @@ export const check = {
   },
 
   addBias(x: Tensor, bias: Tensor): void {
-    expectTensor('addBias', 'x', x, 'f32', [-1, -1]);
-    expectTensor('addBias', 'bias', bias, 'f32', [x.shape[1]]);
+    expectTensor('addBias', 'x', x, 'f32', [-1, -1, -1]);
+    const [, heads, d] = x.shape;
+    expectTensor('addBias', 'bias', bias, 'f32', [-1, d]);
+    ensure(
+      heads % bias.shape[0] === 0,
+      'shape',
+      () => `addBias: ${heads} heads; they must be a multiple of the ${bias.shape[0]} of the bias.`,
+    );
   },
 
   storeRows(x: Tensor, page: Tensor, slot: number): void {

@@ -8,6 +8,9 @@ const halfBlock = 16;
 /** Of the root mean square of a key: what its codes are tried at. */
 const scaleFactors = [0.8, 0.9, 1, 1.1, 1.2].map(Math.fround);
 
+/** Keys from here on have codes of zero: their products with levels might not be numbers. */
+const largestKey = 2 ** 60;
+
 /** One KV head of a `Codec`, on the host. */
 export interface HeadCodebook {
   /** [4G, D] */
@@ -37,55 +40,50 @@ export function encodeKey(
   { project, levels, rows, rule, gain }: HeadCodebook,
 ): { codes: Uint8Array; scale: number } {
   const z = projected(project, x);
-  const groups = z.length / 4;
-  const codes = new Uint8Array(groups);
   const r = Math.fround(Math.sqrt(sumOfProducts(z, z) / rows));
-  if (rule !== 'none' && !(r > 0 && r < Infinity)) return { codes, scale: 0 };
-  const u = rule === 'none' ? z : z.map((v) => v / r);
-  const at = (factor: number) => {
-    const scaled = factor === 1 ? u : u.map((v) => v / factor);
-    const found = Uint8Array.from({ length: groups }, (_, g) => nearestLevel(scaled, levels, g));
-    const chosen = Float32Array.from(
-      z,
-      (_, i) => levels[((i >> 2) * 16 + found[i >> 2]) * 4 + (i & 3)],
-    );
-    return { found, chosen };
-  };
-  if (rule === 'least-squares') {
-    let best = { codes, alpha: NaN, won: -1 };
-    for (const factor of scaleFactors) {
-      const { found, chosen } = at(factor);
-      const [product, square] = [sumOfProducts(u, chosen), sumOfProducts(chosen, chosen)];
-      const won = (product / square) * product;
-      if (product > 0 && won > best.won) best = { codes: found, alpha: product / square, won };
-    }
-    return { codes: best.codes, scale: scaleBits(r * best.alpha) };
-  }
-  const { found, chosen } = at(1);
+  const unit = rule === 'none' ? 1 : r;
+  if (!(unit > 0 && r < largestKey)) return { codes: new Uint8Array(z.length / 4), scale: 0 };
+  const u = z.map((v) => v / unit);
+  const tries = (rule === 'least-squares' ? scaleFactors : [1]).map((factor) =>
+    codesAt(u, levels, factor),
+  );
+  const gains = tries.map(({ product, square }) =>
+    product > 0 ? (product / square) * product : -1,
+  );
+  const best = tries[gains.indexOf(Math.max(...gains))];
   const alpha = {
-    unbiased: () => (r * sumOfProducts(u, u)) / sumOfProducts(u, chosen),
+    unbiased: () => (r * sumOfProducts(u, u)) / best.product,
+    'least-squares': () => r * (best.product / best.square),
     norm: () => gain * Math.sqrt(sumOfProducts(x, x)),
     none: () => 0,
   }[rule]();
-  return { codes: found, scale: scaleBits(alpha) };
+  return { codes: best.codes, scale: scaleBits(alpha) };
+}
+
+/** The codes of u / factor, and in f64 sums of their levels times u, and squared. */
+function codesAt(u: Float32Array, levels: Float32Array, factor: number) {
+  const codes = new Uint8Array(u.length / 4);
+  let [product, square] = [0, 0];
+  codes.forEach((_, g) => {
+    const part = u.subarray(4 * g, 4 * g + 4);
+    const group = Array.from({ length: 16 }, (_, e) =>
+      levels.subarray((g * 16 + e) * 4).subarray(0, 4),
+    );
+    const products = group.map((level) => pairedSum(part.map((v, j) => v * level[j])));
+    const squares = group.map((level) => pairedSum(level.map((v) => v * v)));
+    const gains = products.map((p, e) =>
+      Math.fround(p - Math.fround(Math.fround(factor / 2) * squares[e])),
+    );
+    codes[g] = gains.indexOf(Math.max(...gains));
+    product += products[codes[g]];
+    square += squares[codes[g]];
+  });
+  return { codes, product, square };
 }
 
 /** Bits of the f16 nearest to a scale, at most 65504; 0 for what is not a positive number. */
 function scaleBits(alpha: number): number {
   return alpha > 0 && alpha < Infinity ? f32ToF16(Math.min(Math.fround(alpha), 65504)) : 0;
-}
-
-/** The nearest of 16 levels of a group, the first on ties. */
-function nearestLevel(u: Float32Array, levels: Float32Array, g: number): number {
-  const squares = new Float32Array(4);
-  let [least, nearest] = [Infinity, 0];
-  for (let e = 0; e < 16; e++) {
-    const level = (g * 16 + e) * 4;
-    for (let j = 0; j < 4; j++) squares[j] = Math.fround(u[g * 4 + j] - levels[level + j]) ** 2;
-    const distance = pairedSum(squares);
-    if (distance < least) [least, nearest] = [distance, e];
-  }
-  return nearest;
 }
 
 /**

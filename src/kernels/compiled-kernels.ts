@@ -154,7 +154,8 @@ export class CompiledKernels implements Kernels {
 
   addBias(x: Tensor, bias: Tensor): void {
     check.addBias(x, bias);
-    this.c.add_bias(this.at(x), this.at(bias), x.shape[0], x.shape[1]);
+    const [n, heads, d] = x.shape;
+    this.c.add_bias(this.at(x), this.at(bias), n, heads, d, bias.shape[0]);
   }
 
   swiglu(gate: Tensor, up: Tensor): void {

@@ -732,10 +732,12 @@ export function describeKernels(name: string, make: () => Promise<Kernels>): voi
       const random = new Random(21);
       const [x, y, bias] = [normals(random, 203), normals(random, 203), normals(random, 29)];
       await expectSame((w) => {
-        const [a, b] = [w.f32([7, 29], x), w.f32([7, 29], x)];
+        const [a, b] = [w.f32([7, 29], x), w.f32([7, 1, 29], x)];
         w.kernels.add(a, w.f32([7, 29], y));
-        w.kernels.addBias(b, w.f32([29], bias));
-        return [a, b];
+        w.kernels.addBias(b, w.f32([1, 29], bias));
+        const shared = w.f32([3, 4, 15], x.subarray(0, 180));
+        w.kernels.addBias(shared, w.f32([2, 15], y.subarray(0, 30)));
+        return [a, b, shared];
       });
     });
 

@@ -225,7 +225,7 @@ export interface Kernels {
   rope(x: Tensor, table: Tensor, style: RopeStyle): void;
   /** x += y. f32, same shape. */
   add(x: Tensor, y: Tensor): void;
-  /** x[i] += bias. @param x f32 [n, d] @param bias f32 [d] */
+  /** x[i, h] += bias[h * Hkv / heads]. @param x f32 [n, heads, D] @param bias f32 [Hkv, D]; heads is a multiple of Hkv */
   addBias(x: Tensor, bias: Tensor): void;
   /** gate = silu(gate) * up. f32, same shape. */
   swiglu(gate: Tensor, up: Tensor): void;
@@ -248,12 +248,15 @@ export interface Kernels {
    */
   storeSketch(x: Tensor, projection: Tensor, page: Tensor, slot: number): void;
   /**
-   * Codes and scales of keys. z = project x and the distances are sums in f32, of four parts in the
-   * order (0 + 2) + (1 + 3), element c of a row of `project` going into part c mod 4; r = sqrt(sum of
-   * z^2 / rows); the code of group g is the e of least distance |u[4g .. 4g+3] - levels[g][e]|^2, the
-   * lowest on ties. Norms and products are summed in f64 in order, and the scale is rounded to the
-   * nearest f16, at most 65504: every backend gives the same bytes. Codes are zero where r is zero or
-   * not finite, scales also where they would not be positive.
+   * Codes and scales of keys. z = project x is a sum in f32, of four parts in the order (0 + 2) + (1 + 3),
+   * element c of a row of `project` going into part c mod 4; r = sqrt(sum of z^2 / rows). With p =
+   * <u[4g .. 4g+3], levels[g][e]> and s = |levels[g][e]|^2, sums in f32 in that order, the code of group g is
+   * the e of largest p - f/2 s, which is the level nearest to u / f, the lowest on ties. f is 1; for rule
+   * `least-squares` it is the first of 0.8, 0.9, 1, 1.1, 1.2 that leaves the least error, that is of largest
+   * <u,c>^2 / <c,c> with <u,c> > 0. <u,c> and <c,c>, sums of p and of s, and the other norms and products are summed in
+   * f64 in order, and the scale is rounded to the nearest f16, at most 65504: every backend gives the
+   * same bytes. Codes and scales are zero where r is zero (codes: but for rule `none`) or
+   * not below 2^60, scales also where they would not be positive.
    * @param x         f32 [n, Hkv, D]
    * @param keys      u8 [Hkv, P/32, G, 16] as in KeyForm, G <= 512; the other slots' codes stay
    * @param keyScales f16 [Hkv, P]; undefined for rule `none`, and only there

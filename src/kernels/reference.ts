@@ -165,8 +165,12 @@ export class ReferenceKernels implements Kernels {
 
   addBias(x: Tensor, bias: Tensor): void {
     check.addBias(x, bias);
+    const [, heads, d] = x.shape;
     const b = this.f32(bias);
-    this.f32(x).forEach((v, i, a) => (a[i] = v + b[i % b.length]));
+    this.f32(x).forEach((v, i, a) => {
+      const head = Math.floor(((Math.floor(i / d) % heads) * bias.shape[0]) / heads);
+      a[i] = v + b[head * d + (i % d)];
+    });
   }
 
   swiglu(gate: Tensor, up: Tensor): void {

@@ -22,7 +22,7 @@ export interface DecoderLayer {
   readonly wq: Tensor; // [nHeads * headDimK, dModel]
   readonly wk: Tensor; // [nKvHeads * headDimK, dModel]
   readonly wv: Tensor; // [nKvHeads * headDimV, dModel]
-  readonly bias?: { readonly q: Tensor; readonly k: Tensor; readonly v: Tensor }; // [rows of wq, wk, wv]
+  readonly bias?: { readonly q: Tensor; readonly k: Tensor; readonly v: Tensor }; // [heads, headDim]
   readonly norm?: { readonly q: Tensor; readonly k: Tensor }; // [headDimK]
   readonly wo: Tensor; // [dModel, nHeads * headDimV]
   readonly ffnNorm: Tensor; // [dModel]
@@ -79,6 +79,8 @@ export async function loadDecoder(weights: WeightLoader, traits: DecoderTraits):
     const matrix = (name: string, rowCount: number, columns: number) =>
       weights.load(`blk.${i}.${name}.weight`, [rowCount, columns]);
     const vector = (name: string, length: number) => weights.loadVector(`blk.${i}.${name}`, length);
+    const bias = async (name: string, heads: number, headDim: number) =>
+      reshape(await vector(`${name}.bias`, heads * headDim), [heads, headDim]);
     layers.push({
       attnNorm: await vector('attn_norm.weight', dModel),
       wq: await matrix('attn_q', nHeads * headDimK, dModel),
@@ -87,9 +89,9 @@ export async function loadDecoder(weights: WeightLoader, traits: DecoderTraits):
       wo: await matrix('attn_output', dModel, nHeads * headDimV),
       ...(traits.qkvBias && {
         bias: {
-          q: await vector('attn_q.bias', nHeads * headDimK),
-          k: await vector('attn_k.bias', nKvHeads * headDimK),
-          v: await vector('attn_v.bias', nKvHeads * headDimV),
+          q: await bias('attn_q', nHeads, headDimK),
+          k: await bias('attn_k', nKvHeads, headDimK),
+          v: await bias('attn_v', nKvHeads, headDimV),
         },
       }),
       ...(traits.qkNorm && {
@@ -206,9 +208,9 @@ class Decoder implements Network {
       { weight: layer.wv, out: v },
     ]);
     if (layer.bias) {
-      kernels.addBias(q, layer.bias.q);
-      kernels.addBias(k, layer.bias.k);
-      kernels.addBias(v, layer.bias.v);
+      kernels.addBias(queries, layer.bias.q);
+      kernels.addBias(keys, layer.bias.k);
+      kernels.addBias(values, layer.bias.v);
     }
     if (layer.norm) {
       const [qRows, kRows] = [queries, keys].map((t) => reshape(t, [-1, headDimK]));

@@ -60,10 +60,10 @@ export class ArrayKernels {
     return this.take(t);
   }
 
-  /** x + bias, row by row. */
+  /** x + bias, row by row. @param bias [heads, headDim] */
   addBias(x: Float32Array, bias: Tensor): Float32Array {
-    const [d] = bias.shape;
-    const t = this.put('x', x, [x.length / d, d]);
+    const [heads, d] = bias.shape;
+    const t = this.put('x', x, [x.length / (heads * d), heads, d]);
     this.kernels.addBias(t, bias);
     return this.take(t);
   }

@@ -2,7 +2,7 @@ import { existsSync } from 'node:fs';
 import { describe, expect, test } from 'vitest';
 import { embeddedModel, forgeModel, skipBecause } from '../../test/forged.ts';
 import type { Tensor } from '../kernels/kernels.ts';
-import { allocTensor } from '../kernels/tensor.ts';
+import { allocTensor, reshape } from '../kernels/tensor.ts';
 import { loadModel } from '../model/load.ts';
 import type { Model } from '../model/model.ts';
 import { Random } from '../math/random.ts';
@@ -62,11 +62,16 @@ function withBiasesAndNorms(model: Model): Model {
     );
     return t;
   };
-  const bias = (weight: Tensor) => vector(weight.shape[0], 0);
-  const { headDimK } = parts.config;
+  const { headDimK, headDimV } = parts.config;
+  const bias = (weight: Tensor, headDim: number) =>
+    reshape(vector(weight.shape[0], 0), [-1, headDim]);
   const layers = parts.layers.map((layer) => ({
     ...layer,
-    bias: { q: bias(layer.wq), k: bias(layer.wk), v: bias(layer.wv) },
+    bias: {
+      q: bias(layer.wq, headDimK),
+      k: bias(layer.wk, headDimK),
+      v: bias(layer.wv, headDimV),
+    },
     norm: { q: vector(headDimK, 1), k: vector(headDimK, 1) },
   }));
   const traits = { ...parts.traits, ropeStyle: 'halves' as const };
