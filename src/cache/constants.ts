@@ -1,6 +1,8 @@
 import type { HostArray, Kernels, Tensor } from '../kernels/kernels.ts';
-import { allocTensor } from '../kernels/tensor.ts';
+import { allocTensor, bytesOf } from '../kernels/tensor.ts';
+import { encode } from '../math/blocks.ts';
 import type { DType } from '../math/dtype.ts';
+import { f32ToF16 } from '../math/f16.ts';
 
 export interface TensorShape {
   readonly dtype: DType;
@@ -35,4 +37,13 @@ export function allocConstants(kernels: Kernels, constants: readonly Constant[])
   const made = allocTensors(kernels, constants);
   made.forEach((t, i) => kernels.write(t, constants[i].data()));
   return made;
+}
+
+/** The type of a matrix that is held beside the cache: 8 bits where rows are whole blocks of them. */
+export const matrixDType = (columns: number) => (columns % 32 === 0 ? 'q8_0' : 'f16');
+
+/** Overwrites a tensor of q8_0 or f16 with numbers, rounded. */
+export function writeRounded(kernels: Kernels, t: Tensor, numbers: Float32Array): void {
+  if (t.dtype === 'f16') kernels.write(t, Uint16Array.from(numbers, f32ToF16));
+  else kernels.write(bytesOf(t), encode('q8_0', numbers));
 }

@@ -1,13 +1,17 @@
 /** How `bitplane` codes the keys of a layer: with bits by importance, or evenly after a rotation. */
 import { KvError } from '../errors/errors.ts';
 import type { Codec, Kernels, ScaleRule, Tensor } from '../kernels/kernels.ts';
-import { bytesOf, rows } from '../kernels/tensor.ts';
-import { encode } from '../math/blocks.ts';
-import { f32ToF16 } from '../math/f16.ts';
+import { rows } from '../kernels/tensor.ts';
 import type { LayerStatistics } from './adapter.ts';
 import type { LayerShape } from './cache.ts';
 import { allocatedCodec, balancedBasis, uniformCodec, type BalancedBasis } from './codec.ts';
-import { allocConstants, allocTensors } from './constants.ts';
+import {
+  allocConstants,
+  allocTensors,
+  matrixDType,
+  writeRounded,
+  type TensorShape,
+} from './constants.ts';
 import { exactKeys } from './spread.ts';
 
 /** How the keys of one layer are coded. */
@@ -53,8 +57,8 @@ export class AllocatedKeys implements KeyCoder {
     rule: ScaleRule,
   ) {
     const { nKvHeads, headDimK: d } = shape;
-    const matrix = {
-      dtype: d % 32 === 0 ? ('q8_0' as const) : ('f16' as const),
+    const matrix: TensorShape = {
+      dtype: matrixDType(d),
       shape: [nKvHeads * rowsHeld(d, nibbles), d],
     };
     const [project, queryProject, levels, places, rows] = allocTensors(kernels, [
@@ -96,16 +100,11 @@ export class AllocatedKeys implements KeyCoder {
         places[head * 4 * this.nibbles + place] = next++;
       }
     }
-    this.writeNumbers(this.codec.project, project);
-    this.writeNumbers(this.codec.queryProject, queryProject);
-    this.writeNumbers(this.codec.levels, levels);
+    writeRounded(this.kernels, this.codec.project, project);
+    writeRounded(this.kernels, this.codec.queryProject, queryProject);
+    writeRounded(this.kernels, this.codec.levels, levels);
     this.kernels.write(this.codec.places, places);
     this.kernels.write(this.codec.rows, rows);
-  }
-
-  private writeNumbers(t: Tensor, numbers: Float32Array): void {
-    if (t.dtype === 'f16') this.kernels.write(t, Uint16Array.from(numbers, f32ToF16));
-    else this.kernels.write(bytesOf(t), encode('q8_0', numbers));
   }
 }
 

@@ -2,13 +2,10 @@
 import { ensure, KvError } from '../errors/errors.ts';
 import { fieldMultiple } from '../kernels/fields.ts';
 import type { FieldCounts, Kernels, Page, Tensor } from '../kernels/kernels.ts';
-import { bytesOf } from '../kernels/tensor.ts';
-import { encode } from '../math/blocks.ts';
-import { f32ToF16 } from '../math/f16.ts';
 import type { LayerStatistics } from './adapter.ts';
 import type { LayerShape } from './cache.ts';
 import { balancedBasis, randomRotation, type BalancedBasis } from './codec.ts';
-import { allocTensors } from './constants.ts';
+import { allocTensors, matrixDType, writeRounded, type TensorShape } from './constants.ts';
 
 /** Step of the uniform quantizer of least squared error for a standard normal variable (Max 1960, table II). */
 const stepOf = { 0: 1, 2: 0.9957, 4: 0.3352 } as const;
@@ -102,10 +99,8 @@ interface ValueBases {
   readonly back: Tensor;
 }
 
-const basesLayout = (heads: number, d: number) => {
-  const dtype = d % 32 === 0 ? ('q8_0' as const) : ('f16' as const);
-  return [0, 0].map(() => ({ dtype, shape: [heads, d, d] }));
-};
+const basesLayout = (heads: number, d: number): TensorShape[] =>
+  [0, 0].map(() => ({ dtype: matrixDType(d), shape: [heads, d, d] }));
 
 const evenVariances = (d: number) => new Float64Array(d).fill(1);
 
@@ -130,10 +125,8 @@ function writeBases(
       }
     }
   });
-  for (const [tensor, numbers] of [[into, t] as const, [back, b] as const]) {
-    if (tensor.dtype === 'f16') kernels.write(tensor, Uint16Array.from(numbers, f32ToF16));
-    else kernels.write(bytesOf(tensor), encode('q8_0', numbers));
-  }
+  writeRounded(kernels, into, t);
+  writeRounded(kernels, back, b);
 }
 
 /** One random rotation for all layers and heads that have the same width and fields, held once. */

@@ -79,7 +79,7 @@ export function define(command: Command): void {
       'after',
       () =>
         `\nSections:\n${Object.entries(sections)
-          .map(([name, { title }]) => `  ${name.padEnd(12)}${title}`)
+          .map(([name, { title }]) => `  ${name.padEnd(14)}${title}`)
           .join(
             '\n',
           )}\n\nExample:\n  h1bkv report --text novel.txt --text wiki.txt --out docs/report --resume report.jsonl`,

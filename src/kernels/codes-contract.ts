@@ -1,16 +1,8 @@
 /** The suite that every backend passes for what it stores as codes: the same bytes as the reference. */
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
 import { Random } from '../math/random.ts';
-import {
-  bytes,
-  codecOf,
-  hostileRows,
-  normals,
-  results,
-  segmentsOf,
-  attendCases,
-  type Workspace,
-} from './kernels-contract.ts';
+import { segmentsOf, attendCases } from './attend-cases.ts';
+import { bytes, codecOf, hostileRows, normals, results, type Workspace } from './contract-tools.ts';
 import type { HostArray, Kernels, ScaleRule, Tensor } from './kernels.ts';
 import { ReferenceKernels } from './reference.ts';
 import { fieldBytes } from './fields.ts';

@@ -3,17 +3,16 @@ import { describe, expect, it } from 'vitest';
 import type { HostArray, Kernels } from './kernels.ts';
 import { weightDTypes } from '../math/dtype.ts';
 import { Random } from '../math/random.ts';
+import { attendCases, segmentsOf } from './attend-cases.ts';
 import {
-  attendCases,
   bytes,
   codecOf,
   hostileRows,
   normals,
   results,
-  segmentsOf,
   weights,
   type Workspace,
-} from './kernels-contract.ts';
+} from './contract-tools.ts';
 import { rows } from './tensor.ts';
 
 /** One of everything that more than one thread works on. */
