@@ -153,7 +153,7 @@ static void check_elementwise(void) {
   CALL_BOTH("pairs apart", x, size, 0, "rope", P(x), P(y), 4, 16, 64, 32, 0);
   CALL_BOTH("adjacent", x, size, 0, "rope", P(x), P(y), 4, 16, 64, 32, 1);
   CALL_BOTH("", x, size, 1, "add", P(x), P(y), 4096);
-  CALL_BOTH("", x, size, 1, "add_bias", P(x), P(y), 8, 512);
+  CALL_BOTH("", x, size, 1, "add_bias", P(x), P(y), 8, 6, 80, 2);
   CALL_BOTH("", x, size, 0, "swiglu", P(x), P(y), 4095);
 }
 
