@@ -253,10 +253,10 @@ export interface Kernels {
    * <u[4g .. 4g+3], levels[g][e]> and s = |levels[g][e]|^2, sums in f32 in that order, the code of group g is
    * the e of largest p - f/2 s, which is the level nearest to u / f, the lowest on ties. f is 1; for rule
    * `least-squares` it is the first of 0.8, 0.9, 1, 1.1, 1.2 that leaves the least error, that is of largest
-   * <u,c>^2 / <c,c> with <u,c> > 0. <u,c> and <c,c>, sums of p and of s, and the other norms and products are summed in
-   * f64 in order, and the scale is rounded to the nearest f16, at most 65504: every backend gives the
-   * same bytes. Codes and scales are zero where r is zero (codes: but for rule `none`) or
-   * not below 2^60, scales also where they would not be positive.
+   * <u,c>^2 / <c,c> with <u,c> > 0. <u,c> and <c,c>, sums of p and of s, and the other norms and products
+   * are summed in f64 in order, and the scale is rounded to the nearest f16, at most 65504: every backend
+   * gives the same bytes. Codes and scales are zero where r is zero (codes but for rule `none`) or not
+   * below 2^60, scales also where they would not be positive.
    * @param x         f32 [n, Hkv, D]
    * @param keys      u8 [Hkv, P/32, G, 16] as in KeyForm, G <= 512; the other slots' codes stay
    * @param keyScales f16 [Hkv, P]; undefined for rule `none`, and only there
